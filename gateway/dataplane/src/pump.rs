@@ -1,0 +1,257 @@
+//! The packet thread: moves bytes between the TUN, the sockets and the [`Forwarder`], and decides nothing.
+//!
+//! One thread serves both directions in turn, in bounded portions: what came from the network is written before more is
+//! read from the TUN, so neither direction starves and nothing waits behind more than one outbox of data.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{self, TryRecvError};
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::uio::writev;
+
+use crate::forwarder::Forwarder;
+use crate::join::Joiner;
+use crate::outbox::Outbox;
+use crate::socket::{Receiver, Sent, UdpSocket, path_mtu};
+use crate::tun::{HEADER, MAX_PACKET, Tun, VirtioHeader};
+use crate::{Command, Config, Shared, StartError};
+
+/// Pause between runs of the timers.
+const TICK: Duration = Duration::from_millis(100);
+/// Reads from the TUN before the network is looked at again.
+const TUN_READS: usize = 64;
+/// Bytes of opened packets that wait for the TUN.
+const JOINER: usize = 2 << 20;
+
+/// All that the thread owns.
+pub(crate) struct Pump {
+    forwarder: Forwarder,
+    tun: Tun,
+    sockets: Vec<UdpSocket>,
+    mark: u32,
+    epoll: Epoll,
+    commands: mpsc::Receiver<Command>,
+    shared: Arc<Shared>,
+    outbox: Outbox,
+    joiner: Joiner,
+    receiver: Receiver,
+    buffer: Vec<u8>,
+    next_tick: Instant,
+}
+
+impl Pump {
+    /// Opens device and sockets.
+    pub(crate) fn open(
+        config: &Config,
+        shared: Arc<Shared>,
+        commands: mpsc::Receiver<Command>,
+    ) -> Result<Self, StartError> {
+        let socket_error = |source: io::Error| match source.raw_os_error() {
+            Some(libc::EADDRINUSE) => StartError::PortInUse { port: config.port, source },
+            _ => StartError::Socket { port: config.port, source },
+        };
+        let mut sockets = vec![UdpSocket::open(false, config.port, config.mark).map_err(socket_error)?];
+        match UdpSocket::open(true, config.port, config.mark) {
+            Ok(socket) => sockets.push(socket),
+            // A host without IPv6 has no IPv6 peers.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {}
+            Err(error) => return Err(socket_error(error)),
+        }
+        let tun = Tun::open(&config.link, config.mtu)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|errno| StartError::Thread(errno.into()))?;
+        let descriptors = sockets.iter().map(UdpSocket::fd).chain([tun.fd()]);
+        for fd in descriptors {
+            epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0)).map_err(|errno| StartError::Thread(errno.into()))?;
+        }
+        epoll
+            .add(&shared.wake, EpollEvent::new(EpollFlags::EPOLLIN, 0))
+            .map_err(|errno| StartError::Thread(errno.into()))?;
+        Ok(Self {
+            forwarder: Forwarder::new(config.private_key, config.preshared_key),
+            joiner: Joiner::new(JOINER, tun.has_udp_segments()),
+            tun,
+            sockets,
+            mark: config.mark,
+            epoll,
+            commands,
+            shared,
+            outbox: Outbox::new(),
+            receiver: Receiver::new(),
+            buffer: vec![0; HEADER + MAX_PACKET],
+            next_tick: Instant::now(),
+        })
+    }
+
+    /// Serves until told to stop.
+    fn serve(&mut self) -> io::Result<()> {
+        loop {
+            let now = Instant::now();
+            let wait = self.next_tick.saturating_duration_since(now).as_micros().div_ceil(1000);
+            let timeout = EpollTimeout::try_from(wait as u64).unwrap_or(EpollTimeout::ZERO);
+            let mut events = [EpollEvent::empty(); 4];
+            match self.epoll.wait(&mut events, timeout) {
+                Ok(_) | Err(nix::Error::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            if self.take_commands() {
+                return Ok(());
+            }
+            loop {
+                let now = Instant::now();
+                if now >= self.next_tick {
+                    self.tick(now);
+                    if self.take_commands() {
+                        return Ok(());
+                    }
+                }
+                let received = self.handle_network(now);
+                let read = self.handle_tun(now)?;
+                if !received && !read {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Does what the owner said; `true` if that is to stop.
+    fn take_commands(&mut self) -> bool {
+        self.shared.wake.read().ok();
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Apply(cables)) => {
+                    self.forwarder.apply(cables, Instant::now());
+                    // New cables are looked for now, not at the next tick.
+                    self.next_tick = Instant::now();
+                }
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return true,
+                Err(TryRecvError::Empty) => return false,
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.next_tick = now + TICK;
+        self.forwarder.tick(now, &mut self.outbox);
+        self.flush();
+        for (remote, probes) in self.forwarder.path_checks(now) {
+            if let Some(mtu) = path_mtu(remote, self.mark) {
+                self.forwarder.set_path_mtu(remote, mtu);
+                if probes && let Some(socket) = self.sockets.iter().find(|socket| socket.is_for(remote)) {
+                    socket.probe_path(remote, mtu);
+                }
+            }
+        }
+        self.publish(now);
+    }
+
+    fn publish(&mut self, now: Instant) {
+        let changed = self.forwarder.take_changed();
+        self.shared.publish(self.forwarder.report(now));
+        if changed {
+            self.shared.changed.notify_one();
+        }
+    }
+
+    /// Opens what waits on the sockets; `false` if nothing did.
+    fn handle_network(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        for index in 0..self.sockets.len() {
+            let count = self.receiver.receive(&self.sockets[index]);
+            any |= count > 0;
+            for position in 0..count {
+                if self.joiner.slot(MAX_PACKET + 1).is_none() {
+                    self.write_tun();
+                }
+                let Some(message) = self.receiver.message(position) else { continue };
+                for datagram in message.bytes.chunks(message.segment) {
+                    self.forwarder.handle_network(datagram, message.from, now, &mut self.joiner, &mut self.outbox);
+                }
+                // An empty datagram has no chunk but was received all the same.
+                if message.bytes.is_empty() {
+                    self.forwarder.totals().rejected_datagrams += 1;
+                }
+            }
+        }
+        if any {
+            self.write_tun();
+            self.flush();
+        }
+        any
+    }
+
+    /// Seals what waits on the TUN, up to a portion; `false` if nothing did.
+    fn handle_tun(&mut self, now: Instant) -> io::Result<bool> {
+        let mut any = false;
+        for _ in 0..TUN_READS {
+            let length = match nix::unistd::read(self.tun.fd(), &mut self.buffer) {
+                Ok(length) => length,
+                Err(nix::Error::EAGAIN | nix::Error::EINTR) => break,
+                // The device was set down or removed by somebody else.
+                Err(errno) => return Err(errno.into()),
+            };
+            any = true;
+            let Some((header, packet)) = self.buffer[..length].split_first_chunk_mut::<HEADER>() else { continue };
+            match VirtioHeader::decode(header) {
+                Some(header) => self.forwarder.handle_tun(&header, packet, now, &mut self.outbox),
+                None => self.forwarder.totals().unroutable_packets += 1,
+            }
+            if self.outbox.is_full() {
+                self.flush();
+            }
+        }
+        self.flush();
+        Ok(any)
+    }
+
+    /// Sends the outbox.
+    fn flush(&mut self) {
+        for (batch, bytes) in self.outbox.batches() {
+            let sent = match self.sockets.iter().find(|socket| socket.is_for(batch.to)) {
+                Some(socket) => socket.send(batch, bytes),
+                None => Sent::Failed,
+            };
+            match sent {
+                Sent::Yes => {}
+                Sent::TooLarge => {
+                    self.forwarder.totals().oversized_packets += 1;
+                    if let Some(mtu) = path_mtu(batch.to, self.mark) {
+                        self.forwarder.set_path_mtu(batch.to, mtu);
+                    }
+                }
+                Sent::Failed => self.forwarder.totals().failed_writes += 1,
+            }
+        }
+        self.outbox.clear();
+    }
+
+    /// Writes the opened packets to the TUN.
+    fn write_tun(&mut self) {
+        let fd = self.tun.fd();
+        let mut failed = 0;
+        self.joiner.drain(|slices| {
+            if writev(fd, slices).is_err() {
+                failed += 1;
+            }
+        });
+        self.forwarder.totals().failed_writes += failed;
+    }
+}
+
+/// Serves on the calling thread; if that ends by itself the report says why, so that the owner ends the process.
+pub(crate) fn run(mut pump: Pump) {
+    let shared = Arc::clone(&pump.shared);
+    let outcome = catch_unwind(AssertUnwindSafe(|| pump.serve()));
+    let failure = match outcome {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(format!("the packet thread cannot go on: {error}")),
+        Err(_) => Some("the packet thread panicked".to_owned()),
+    };
+    if let Some(failure) = failure {
+        tracing::error!(failure, "Packet thread has ended");
+        shared.publish(crate::Report { failure: Some(failure), ..crate::Report::default() });
+        shared.changed.notify_one();
+    }
+}

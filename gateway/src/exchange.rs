@@ -1,0 +1,124 @@
+//! Runs the broker sync while this gateway is the active one.
+//!
+//! A task of its own: a broker that is slow or away delays nothing else.
+
+use std::time::{Duration, Instant};
+
+use culvert_broker::{SyncError, Syncer};
+use culvert_model::{ClusterId, ForeignSubnets};
+use culvert_runtime::Records;
+use culvert_runtime::reconcile::{Backoff, INTERVAL, SETTLE, Wake};
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// What the last pass says, in words for a status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) complaints: Vec<String>,
+    /// How many passes there have been.
+    pub(crate) passes: u64,
+}
+
+/// The running sync; it ends with it.
+pub(crate) struct Exchange {
+    /// `None` while this gateway is not the active one.
+    foreign: watch::Sender<Option<ForeignSubnets>>,
+    outcome: watch::Receiver<Outcome>,
+    task: JoinHandle<()>,
+}
+
+impl Exchange {
+    /// Starts paused; `wake` rings when what is to be said changes.
+    pub(crate) fn start(cluster: ClusterId, local: Records, broker: Records, wake: Wake) -> Self {
+        let (foreign, wanted) = watch::channel(None);
+        let (sender, outcome) = watch::channel(Outcome::default());
+        let task = tokio::spawn(run(cluster, local, broker, wanted, sender, wake));
+        Self { foreign, outcome, task }
+    }
+
+    /// Lets the sync run with what no other cluster may claim here, or pauses it.
+    pub(crate) fn set(&self, foreign: Option<ForeignSubnets>) {
+        self.foreign.send_if_modified(|current| {
+            let differs = *current != foreign;
+            *current = foreign;
+            differs
+        });
+    }
+
+    pub(crate) fn outcome(&self) -> Outcome {
+        self.outcome.borrow().clone()
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn run(
+    cluster: ClusterId,
+    local: Records,
+    broker: Records,
+    mut wanted: watch::Receiver<Option<ForeignSubnets>>,
+    outcome: watch::Sender<Outcome>,
+    wake: Wake,
+) {
+    let mut local_changes = local.watch();
+    let mut broker_changes = broker.watch();
+    let mut syncer = Syncer::new(cluster, local, broker);
+    let mut backoff = Backoff::default();
+    loop {
+        let foreign = wanted.borrow_and_update().clone();
+        let pause = match foreign {
+            None => INTERVAL,
+            Some(foreign) => {
+                let (complaints, failed) = pass(&mut syncer, &foreign).await;
+                outcome.send_modify(|outcome| {
+                    outcome.passes += 1;
+                    if outcome.complaints != complaints {
+                        outcome.complaints = complaints;
+                        wake.wake();
+                    }
+                });
+                if failed {
+                    backoff.failed()
+                } else {
+                    backoff.succeeded();
+                    INTERVAL
+                }
+            }
+        };
+        tokio::select! {
+            changed = wanted.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = local_changes.changed() => tokio::time::sleep(SETTLE).await,
+            () = broker_changes.changed() => tokio::time::sleep(SETTLE).await,
+            () = tokio::time::sleep(pause.min(HEALING)) => {}
+        }
+    }
+}
+
+/// A pass at least this often: absences at a broker that lost its records are judged by time.
+const HEALING: Duration = Duration::from_secs(10);
+
+/// Makes one pass and says what is wrong, and whether to try again soon.
+async fn pass(syncer: &mut Syncer, foreign: &ForeignSubnets) -> (Vec<String>, bool) {
+    match syncer.pass(foreign, Timestamp::now(), Instant::now()).await {
+        Ok(report) => {
+            let refused = report.refused.iter().map(|refusal| format!("not synced: {refusal}"));
+            let broken = report.problems.iter().map(|problem| format!("not readable: {problem}"));
+            let failed = report.failed.iter().map(|failure| format!("not written: {failure}"));
+            (refused.chain(broken).chain(failed).collect(), !report.failed.is_empty())
+        }
+        // The data plane needs no broker; that it is away is said, not treated as a failure of this gateway.
+        Err(error @ (SyncError::Local(_) | SyncError::Broker(_) | SyncError::Left(_))) => {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            (vec![format!("{error}{cause}")], true)
+        }
+    }
+}

@@ -1,0 +1,483 @@
+//! One gateway: what it knows, its pass, and how it leaves.
+//!
+//! A pass takes everything that is known, computes what is wanted and hands it on; there is no "on endpoint created".
+//! A standby wants nothing of the kernel and runs no data plane. A deposed gateway (see [`crate::leadership`]) goes on
+//! forwarding but writes no record but its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use culvert_api::{Gateway as GatewayRecord, GatewayStatus, object_name};
+use culvert_dataplane::{Dataplane, Report};
+use culvert_gateway_core::cables::{ChoiceInputs, Choices, ChosenCable, choose};
+use culvert_gateway_core::desired::{DesiredInputs, Path, VxlanSettings, desired};
+use culvert_gateway_core::election::Role;
+use culvert_gateway_core::local_endpoint::{LocalFacts, cni_addresses, local_endpoint};
+use culvert_gateway_core::nat_discovery::OwnEndpoint;
+use culvert_gateway_core::succession::Succession;
+use culvert_kernel::{Kernel, NodeFacts, nft_counters, node_facts, route_to};
+use culvert_model::{Addresses, CableKind, CableName, CableReport, Endpoint, ForeignSubnets, IpFamily, cable_mtu};
+use culvert_netstate::State;
+use culvert_netstate::own::{OUTER_MARK, WIREGUARD_LINK};
+use culvert_runtime::reconcile::{Pass, Wake};
+use culvert_runtime::{Records, StoreError};
+use ipnet::IpNet;
+
+use crate::config::Config;
+use crate::discovery::{Discovery, Sockets};
+use crate::exchange::Exchange;
+use crate::key::{self, Identity};
+use crate::leadership::{Candidacy, Leadership};
+use crate::metrics::{Metrics, Update};
+use crate::node;
+use crate::prober::{Prober, Wanted};
+use crate::public_ip::PublicIp;
+use crate::publish::{Knowledge, differs, gateway_record};
+use crate::records::{self, Known};
+
+/// How long a gateway that gives way waits for its successor's Endpoint, and then goes on for what is under way.
+const SUCCESSOR: Duration = Duration::from_secs(5);
+const LINGER: Duration = Duration::from_secs(2);
+
+/// All that a running gateway holds.
+pub(crate) struct Gateway {
+    config: Config,
+    identity: Identity,
+    preshared_key: [u8; 32],
+    records: Records,
+    kernel: Kernel,
+    wake: Wake,
+    metrics: Arc<Metrics>,
+    candidacy: Candidacy,
+    discovery_sockets: Option<Sockets>,
+    discovery: Option<(OwnEndpoint, Discovery)>,
+    prober: Option<Prober>,
+    public_ip: PublicIp,
+    exchange: Option<Exchange>,
+    dataplane: Option<Dataplane>,
+    succession: Succession,
+    known: Known,
+    own: Option<Endpoint>,
+    choices: Choices,
+    /// Since when each cable is wanted.
+    since: BTreeMap<CableName, Instant>,
+    complaints: Vec<String>,
+    published: Option<GatewayStatus>,
+    ready: bool,
+}
+
+impl Gateway {
+    /// Reads the keys, opens the ports, and stands for election.
+    pub(crate) async fn start(
+        config: Config,
+        records: Records,
+        kernel: Kernel,
+        metrics: Arc<Metrics>,
+        wake: Wake,
+    ) -> anyhow::Result<Self> {
+        let identity = key::load(&config.key_file)?;
+        let preshared_key = key::preshared_key(&config.psk)?;
+        let discovery_sockets = config.nat_discovery_port.map(Sockets::open).transpose()?;
+        let exchange = config.broker.as_ref().map(|broker| {
+            Exchange::start(config.cluster.clone(), records.clone(), Records::open(broker.clone()), wake.clone())
+        });
+        Ok(Self {
+            candidacy: Candidacy::start(&config.node, config.election, records.clone(), wake.clone()),
+            prober: config.health.map(|timing| Prober::start(timing, wake.clone())),
+            public_ip: PublicIp::start(config.resolvers.clone(), wake.clone()),
+            config,
+            identity,
+            preshared_key,
+            records,
+            kernel,
+            wake,
+            metrics,
+            discovery_sockets,
+            discovery: None,
+            exchange,
+            dataplane: None,
+            succession: Succession::default(),
+            known: Known::default(),
+            own: None,
+            choices: Choices::default(),
+            since: BTreeMap::new(),
+            complaints: Vec::new(),
+            published: None,
+            ready: false,
+        })
+    }
+
+    /// Makes one pass.
+    ///
+    /// # Errors
+    ///
+    /// What this process cannot go on with: a data plane that does not start or has ended.
+    pub(crate) async fn pass(&mut self) -> anyhow::Result<Pass> {
+        let leadership = self.candidacy.leadership();
+        let mut complaints = Vec::new();
+        let facts = node_facts().await?;
+        match self.local_endpoint(&facts).await {
+            Ok(own) => self.own = Some(own),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "This gateway's Endpoint cannot be made");
+                self.complain(vec![format!("{error:#}")]);
+                self.publish(leadership).await;
+                return Ok(Pass::Failed);
+            }
+        }
+        let own = self.own.clone().expect("set above");
+        match records::known(&self.records).await {
+            Ok(known) => self.known = known,
+            // What was known still holds: cables need no store.
+            Err(error) => complaints.push(format!("this cluster's records cannot be read: {error}")),
+        }
+        complaints.extend(self.known.complaints.iter().cloned());
+        self.discover(&own).await;
+        let foreign = node::foreign_subnets(&self.config, &facts);
+        self.choose(&own, &facts, &foreign);
+        let mut failed = !complaints.is_empty() && self.known == Known::default();
+        match leadership {
+            Leadership::Active | Leadership::Deposed => {
+                self.run_cables(&own, &facts)?;
+                failed |= self.converge(Role::Active, &own, &facts, &mut complaints).await;
+            }
+            Leadership::Standby => {
+                self.stop_cables();
+                failed |= self.converge(Role::Standby, &own, &facts, &mut complaints).await;
+            }
+        }
+        if leadership == Leadership::Active
+            && let Err(error) = records::publish_own(&self.config, &self.records, &own).await
+        {
+            complaints.push(format!("this cluster's records cannot be written: {error}"));
+            failed = true;
+        }
+        if let Some(exchange) = &self.exchange {
+            exchange.set((leadership == Leadership::Active).then_some(foreign));
+            complaints.extend(exchange.outcome().complaints);
+        }
+        self.complain(complaints);
+        self.publish(leadership).await;
+        if !self.ready && !failed {
+            self.ready = true;
+            tracing::info!(?leadership, "Gateway is ready");
+        }
+        Ok(if failed { Pass::Failed } else { Pass::Done })
+    }
+
+    /// Writes the Gateway record even if nothing changed, and clears those of processes that are gone.
+    pub(crate) async fn heartbeat(&mut self) {
+        self.published = None;
+        let leadership = self.candidacy.leadership();
+        self.publish(leadership).await;
+        if leadership == Leadership::Active
+            && let Err(error) = records::remove_stale_gateways(&self.config, &self.records).await
+        {
+            tracing::debug!(%error, "Records of former gateways cannot be removed");
+        }
+    }
+
+    /// Resolves when the data plane has something to tell. Cancel-safe.
+    pub(crate) async fn changed(&self) {
+        match &self.dataplane {
+            Some(dataplane) => dataplane.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Returns when the next pass is due although nothing happens.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.succession.poll_timeout()
+    }
+
+    /// Gives way: hands over to a standby if there is one, and takes everything out of the kernel.
+    pub(crate) async fn leave(&mut self) {
+        let was_active = self.candidacy.leadership() == Leadership::Active;
+        if let Some(exchange) = &self.exchange {
+            exchange.set(None);
+        }
+        let has_standby = was_active && records::has_standby(&self.config, &self.records).await;
+        self.candidacy.release().await;
+        if has_standby {
+            self.wait_for_successor().await;
+        }
+        self.stop_cables();
+        match self.kernel.converge(&State::default()).await {
+            Ok(report) if report.failed.is_empty() => {}
+            Ok(report) => tracing::warn!(failed = report.failed.join("; "), "Some things are left in the kernel"),
+            Err(error) => tracing::warn!(%error, "Kernel state is left"),
+        }
+        self.remove_record().await;
+    }
+
+    /// Goes on forwarding until the successor has published its Endpoint and everybody has followed.
+    async fn wait_for_successor(&self) {
+        let deadline = Instant::now() + SUCCESSOR;
+        while Instant::now() < deadline {
+            if records::has_successor(&self.config, &self.records).await {
+                tracing::info!("Another gateway has taken over");
+                tokio::time::sleep(LINGER).await;
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        tracing::warn!("No other gateway has taken over in time");
+    }
+
+    /// Says why this process ends, and makes room for a standby.
+    pub(crate) async fn fail(&mut self, reason: &str) {
+        self.candidacy.release().await;
+        self.complain(vec![reason.to_owned()]);
+        self.publish(Leadership::Standby).await;
+        self.stop_cables();
+    }
+
+    async fn remove_record(&self) {
+        match self.records.delete::<GatewayRecord>(&object_name(&self.config.node)).await {
+            Ok(_) | Err(StoreError::Away { .. }) => {}
+            Err(error) => tracing::warn!(%error, "Gateway record is left"),
+        }
+    }
+
+    async fn local_endpoint(&self, facts: &NodeFacts) -> anyhow::Result<Endpoint> {
+        let private = match self.config.private {
+            Some(private) => private,
+            None => node::default_sources().await,
+        };
+        if private == Addresses::default() {
+            bail!("this node has no address towards the Internet: add a default route, or give --private-ip");
+        }
+        let node_addresses = facts.interfaces.values().flat_map(|interface| &interface.addresses).map(IpNet::addr);
+        let facts = LocalFacts {
+            cluster: self.config.cluster.clone(),
+            hostname: self.config.node.clone(),
+            service_cidrs: self.config.services.clone(),
+            cluster_cidrs: self.config.pods.clone(),
+            private,
+            public: self.public_ip.found(),
+            cni: cni_addresses(node_addresses, &self.config.pods),
+            nat_enabled: self.config.nat_enabled,
+            backend: self.config.backend,
+            ports: self.config.ports,
+            nat_discovery_port: self.config.nat_discovery_port,
+            public_key: self.identity.public_key,
+            created: 0,
+        };
+        local_endpoint(&facts).context("this gateway's Endpoint cannot be made")
+    }
+
+    /// Keeps NAT discovery running under this gateway's present name.
+    async fn discover(&mut self, own: &Endpoint) {
+        let remote = self.known.endpoints.iter().filter(|endpoint| endpoint.cluster != own.cluster).cloned().collect();
+        let name = OwnEndpoint::from(own);
+        if self.discovery.as_ref().is_none_or(|(known_as, _)| *known_as != name) {
+            // The sockets go with the old task; a port that cannot be opened again at once is tried at the next pass.
+            let is_first = self.discovery.take().is_none();
+            let sockets = match (self.discovery_sockets.take(), self.config.nat_discovery_port) {
+                (Some(sockets), _) => Some(sockets),
+                (None, Some(port)) if !is_first => {
+                    tokio::task::yield_now().await;
+                    match Sockets::open(port) {
+                        Ok(sockets) => Some(sockets),
+                        Err(error) => {
+                            tracing::warn!(%error, "NAT discovery pauses");
+                            self.wake.wake();
+                            return;
+                        }
+                    }
+                }
+                (None, _) => None,
+            };
+            let seeds = records::previous_choices(&self.config, &self.records).await;
+            let discovery = Discovery::start(name.clone(), sockets, seeds, node::random_number(), self.wake.clone());
+            self.discovery = Some((name, discovery));
+        }
+        if let Some((_, discovery)) = &self.discovery {
+            discovery.set_peers(remote);
+        }
+    }
+
+    fn choose(&mut self, own: &Endpoint, facts: &NodeFacts, foreign: &ForeignSubnets) {
+        let nat = self.discovery.as_ref().map(|(_, discovery)| discovery.choices()).unwrap_or_default();
+        let own_addresses: BTreeSet<IpAddr> = facts
+            .interfaces
+            .values()
+            .flat_map(|interface| &interface.addresses)
+            .map(IpNet::addr)
+            .chain(own.public.iter())
+            .collect();
+        self.choices = choose(&ChoiceInputs {
+            local: own,
+            endpoints: &self.known.endpoints,
+            nat: &nat,
+            allow_vxlan: &self.config.allow_vxlan,
+            vxlan_port: self.config.ports.vxlan,
+            foreign_subnets: foreign,
+            own_addresses: &own_addresses,
+        });
+        let now = Instant::now();
+        let names = &self.choices.0;
+        self.since.retain(|name, _| names.contains_key(name));
+        for name in names.keys() {
+            self.since.entry(name.clone()).or_insert(now);
+        }
+    }
+
+    /// Hands the chosen cables to the data plane and the prober.
+    fn run_cables(&mut self, own: &Endpoint, facts: &NodeFacts) -> anyhow::Result<()> {
+        let dataplane = match self.dataplane.take() {
+            Some(dataplane) => dataplane,
+            None => Dataplane::start(culvert_dataplane::Config {
+                link: WIREGUARD_LINK.to_owned(),
+                mtu: cable_mtu(CableKind::WireGuard, node::link_mtu(facts, own.private), IpFamily::V4),
+                private_key: self.identity.private_key,
+                preshared_key: self.preshared_key,
+                port: self.config.ports.wireguard,
+                mark: OUTER_MARK,
+            })?,
+        };
+        let report = dataplane.report();
+        if let Some(failure) = report.failure {
+            bail!("{failure}; start the gateway again");
+        }
+        let mut set = self.succession.cable_set(&self.choices, &report.cables, Instant::now());
+        set.local_subnets = own.subnets.clone();
+        dataplane.apply(set);
+        self.dataplane = Some(dataplane);
+        if let Some(prober) = &self.prober {
+            let targets = self.choices.0.iter().filter_map(|(name, choice)| {
+                let target = choice.endpoint.health_check.iter().find(|address| {
+                    let family = IpFamily::of(*address);
+                    own.health_check.of(family).is_some()
+                })?;
+                let carried = match &choice.cable {
+                    ChosenCable::WireGuard(cable) => &cable.subnets,
+                    ChosenCable::Vxlan(cable) => &cable.subnets,
+                    ChosenCable::Refused(_) => return None,
+                };
+                carried.iter().any(|subnet| subnet.contains(&target)).then(|| (name.clone(), target))
+            });
+            prober.want(Wanted { sources: own.health_check, targets: targets.collect() });
+        }
+        Ok(())
+    }
+
+    fn stop_cables(&mut self) {
+        self.dataplane = None;
+        self.succession = Succession::default();
+        if let Some(prober) = &self.prober {
+            prober.want(Wanted::default());
+        }
+    }
+
+    /// Brings the kernel to what is wanted; `true` if something failed.
+    async fn converge(&mut self, role: Role, own: &Endpoint, facts: &NodeFacts, complaints: &mut Vec<String>) -> bool {
+        let reports = self.reports().cables;
+        let paths = self.paths(&reports, facts, own).await;
+        let vxlan =
+            self.config.ports.vxlan.map(|port| VxlanSettings { port, link_mtu: node::link_mtu(facts, own.private) });
+        let state = desired(&DesiredInputs {
+            role,
+            choices: &self.choices,
+            local_subnets: &own.subnets,
+            private: own.private,
+            cni: own.health_check,
+            vxlan,
+            paths: &paths,
+        });
+        match self.kernel.converge(&state).await {
+            Ok(report) => {
+                let failed = !report.failed.is_empty();
+                complaints.extend(report.failed.into_iter().map(|step| format!("kernel: {step}")));
+                failed
+            }
+            Err(error) => {
+                complaints.push(format!("kernel: {error}"));
+                true
+            }
+        }
+    }
+
+    /// Returns what is known of the path to each peer: what the data plane found, or the route that leads there.
+    async fn paths(
+        &self,
+        reports: &BTreeMap<CableName, CableReport>,
+        facts: &NodeFacts,
+        own: &Endpoint,
+    ) -> BTreeMap<CableName, Path> {
+        let mut paths = BTreeMap::new();
+        for (name, choice) in &self.choices.0 {
+            let ChosenCable::WireGuard(cable) = &choice.cable else { continue };
+            let report = reports.get(name);
+            let remote = report.and_then(|report| report.remote).or(cable.candidates.first().copied());
+            let Some(remote) = remote.map(|remote| remote.ip()) else { continue };
+            let mtu = match report.and_then(|report| report.path_mtu) {
+                Some(mtu) => mtu,
+                None => match route_to(remote, Some(OUTER_MARK)).await {
+                    Ok(Some(route)) => route.mtu,
+                    Ok(None) | Err(_) => node::link_mtu(facts, own.private),
+                },
+            };
+            paths.insert(name.clone(), Path { mtu, family: IpFamily::of(remote) });
+        }
+        paths
+    }
+
+    fn reports(&self) -> Report {
+        self.dataplane.as_ref().map(Dataplane::report).unwrap_or_default()
+    }
+
+    /// Remembers what is wrong, and logs what is new.
+    fn complain(&mut self, complaints: Vec<String>) {
+        for complaint in complaints.iter().filter(|complaint| !self.complaints.contains(complaint)) {
+            tracing::warn!(complaint, "Something is wrong");
+        }
+        self.complaints = complaints;
+    }
+
+    /// Writes the Gateway record if it says something new, and the metrics.
+    async fn publish(&mut self, leadership: Leadership) {
+        let Some(own) = &self.own else { return };
+        let report = self.reports();
+        let none = Choices::default();
+        let choices = match leadership {
+            Leadership::Active | Leadership::Deposed => &self.choices,
+            Leadership::Standby => &none,
+        };
+        let healths = self.prober.as_ref().map(Prober::healths);
+        let knowledge = Knowledge {
+            leadership,
+            own,
+            choices,
+            reports: &report.cables,
+            healths: healths.as_ref(),
+            since: &self.since,
+            complaints: &self.complaints,
+            now: Instant::now(),
+        };
+        let statuses = knowledge.statuses();
+        let status = knowledge.status(&statuses);
+        let kernel_drops = match self.config.ports.vxlan {
+            Some(_) => nft_counters(culvert_gateway_core::firewall::TABLE).await.unwrap_or_default(),
+            None => BTreeMap::new(),
+        };
+        self.metrics.update(&Update {
+            own,
+            statuses: &statuses,
+            reports: &report.cables,
+            totals: report.totals,
+            kernel_drops: &kernel_drops,
+            sync_passes: self.exchange.as_ref().map_or(0, |exchange| exchange.outcome().passes),
+        });
+        if self.published.as_ref().is_some_and(|published| !differs(published, &status)) {
+            return;
+        }
+        match self.records.apply(&gateway_record(&self.config.node, status.clone())).await {
+            Ok(_) => self.published = Some(status),
+            Err(error) => tracing::debug!(%error, "Gateway record is not written"),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Stands for election and tells the rest of the gateway what came of it.
+//!
+//! A task of its own, so that a slow pass never costs the lease. The rules are `gateway/core`'s; here they meet the
+//! Lease record. One thing is added: a gateway that cannot renew, while nobody else is seen to hold the lease, is
+//! deposed, not standby. It publishes nothing any more but goes on forwarding, since cutting its cables would help
+//! nobody: traffic moves only once another gateway has the lease and says so in records.
+
+use std::time::{Duration, Instant};
+
+use culvert_gateway_core::election::{
+    Election, ElectionTiming, LeaseView, LeaseWrite, LeaseWriteKind, Observed, Role, Written,
+};
+use culvert_runtime::Records;
+use culvert_runtime::lease::{LeaseLock, LeaseSnapshot, LeaseWritten};
+use culvert_runtime::reconcile::Wake;
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// The Lease that Submariner's gateways stand for (chapter 4.2).
+pub(crate) const LEASE: &str = "submariner-gateway-lock";
+/// Returns the name under which the gateway of `node` stands for election.
+pub(crate) fn identity(node: &str) -> String {
+    format!("{node}-submariner-gateway")
+}
+
+/// A look at the lease after each change of a record, but not more often than this.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What the election made of this gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leadership {
+    Standby,
+    Active,
+    /// Was active, could not renew, and nobody else is seen to be.
+    Deposed,
+}
+
+/// The running candidacy.
+pub(crate) struct Candidacy {
+    leadership: watch::Receiver<Leadership>,
+    release: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Candidacy {
+    /// Stands for election as `<node>-submariner-gateway`; `wake` rings whenever the outcome changes.
+    pub(crate) fn start(node: &str, timing: ElectionTiming, records: Records, wake: Wake) -> Self {
+        let (sender, leadership) = watch::channel(Leadership::Standby);
+        let (release, released) = watch::channel(false);
+        let candidate = Candidate {
+            election: Election::new(identity(node), timing, Instant::now()),
+            lock: LeaseLock::new(records.clone(), LEASE),
+            seen: None,
+            failing: false,
+        };
+        let task = tokio::spawn(run(candidate, records, released, sender, wake));
+        Self { leadership, release, task }
+    }
+
+    pub(crate) fn leadership(&self) -> Leadership {
+        *self.leadership.borrow()
+    }
+
+    /// Gives the lease back, so that a standby takes it at once; waits until that is done, at most a second.
+    pub(crate) async fn release(&mut self) {
+        self.release.send_replace(true);
+        tokio::time::timeout(Duration::from_secs(1), &mut self.task).await.ok();
+    }
+}
+
+impl Drop for Candidacy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Candidate {
+    election: Election,
+    lock: LeaseLock,
+    /// The record on which the next write rests.
+    seen: Option<LeaseSnapshot>,
+    /// Whether a failure was logged that still lasts.
+    failing: bool,
+}
+
+async fn run(
+    mut candidate: Candidate,
+    records: Records,
+    mut released: watch::Receiver<bool>,
+    leadership: watch::Sender<Leadership>,
+    wake: Wake,
+) {
+    let mut changes = records.watch();
+    let mut last_look: Option<Instant> = None;
+    loop {
+        let outcome = candidate.leadership(Instant::now());
+        let changed = leadership.send_if_modified(|current| std::mem::replace(current, outcome) != outcome);
+        if changed {
+            tracing::info!(leadership = ?outcome, "Leadership has changed");
+            wake.wake();
+        }
+        let Some(next_look) = candidate.election.poll_timeout() else { return };
+        let end = candidate.election.active_until().filter(|&until| until > Instant::now());
+        let deadline = end.map_or(next_look, |end| end.min(next_look));
+        let is_standby = outcome == Leadership::Standby;
+        tokio::select! {
+            () = tokio::time::sleep_until(deadline.into()) => {}
+            // Only a standby has something to gain from an early look: a lease that was given back.
+            () = changes.changed(), if is_standby => {
+                if let Some(last) = last_look {
+                    tokio::time::sleep_until((last + PAUSE).into()).await;
+                }
+                last_look = Some(Instant::now());
+                candidate.look().await;
+                continue;
+            }
+            asked = released.changed() => {
+                if asked.is_err() {
+                    return;
+                }
+                candidate.election.release(Instant::now());
+            }
+        }
+        if candidate.election.poll_timeout().is_some_and(|due| due <= Instant::now()) {
+            candidate.look().await;
+        }
+    }
+}
+
+impl Candidate {
+    fn leadership(&self, now: Instant) -> Leadership {
+        match (self.election.role(now), self.election.active_until()) {
+            (Role::Active, _) => Leadership::Active,
+            (Role::Standby, Some(_)) => Leadership::Deposed,
+            (Role::Standby, None) => Leadership::Standby,
+        }
+    }
+
+    /// Reads the lease and does what follows from it.
+    async fn look(&mut self) {
+        let observed = match self.lock.observe().await {
+            Ok(snapshot) => {
+                self.seen = snapshot;
+                self.note(None);
+                self.seen.as_ref().map_or(Observed::Absent, |seen| Observed::Lease(view(seen)))
+            }
+            Err(error) => {
+                self.note(Some(&error.to_string()));
+                Observed::Failed
+            }
+        };
+        self.election.handle_observed(observed, Instant::now());
+        while let Some(write) = self.election.poll_transmit(Instant::now()) {
+            let written = self.write(&write).await;
+            self.election.handle_written(written, Instant::now());
+        }
+    }
+
+    async fn write(&mut self, write: &LeaseWrite) -> Written {
+        let expected = match write.kind {
+            LeaseWriteKind::Create => None,
+            LeaseWriteKind::TakeOver | LeaseWriteKind::Renew | LeaseWriteKind::Release => {
+                self.seen.as_ref().map(|seen| &seen.lease)
+            }
+        };
+        let holder = write.holder.as_deref().unwrap_or("");
+        match self.lock.write(expected, holder, write.duration, write.transitions, Timestamp::now()).await {
+            Ok(LeaseWritten::Written) => Written::Done,
+            Ok(LeaseWritten::Conflict) => Written::Conflict,
+            Err(error) => {
+                self.note(Some(&error.to_string()));
+                Written::Failed
+            }
+        }
+    }
+
+    /// Logs the beginning and the end of failures.
+    fn note(&mut self, error: Option<&str>) {
+        match (error, self.failing) {
+            (Some(error), false) => tracing::warn!(error, "Lease cannot be read or written"),
+            (None, true) => tracing::info!("Lease can be read again"),
+            (Some(_), true) | (None, false) => {}
+        }
+        self.failing = error.is_some();
+    }
+}
+
+fn view(snapshot: &LeaseSnapshot) -> LeaseView {
+    LeaseView {
+        holder: snapshot.holder.clone(),
+        duration: (!snapshot.duration.is_zero()).then_some(snapshot.duration),
+        renewal: snapshot.renewal.clone(),
+        transitions: snapshot.transitions,
+    }
+}

@@ -1,0 +1,161 @@
+//! The gateway: cables to the other clusters' gateways, on labelled nodes.
+//!
+//! [`run`] wires the parts together: the election, NAT discovery, health probes, public-IP look-ups and the broker sync
+//! are tasks of their own that ring a bell when something changes; [`gateway::Gateway::pass`] then computes what is
+//! wanted (`gateway/core`), hands it to the data plane and the kernel, and says in records what came of it.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod config;
+pub mod key;
+
+mod discovery;
+mod exchange;
+mod gateway;
+mod leadership;
+mod metrics;
+mod node;
+mod prober;
+mod public_ip;
+mod publish;
+mod records;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use culvert_broker::Syncer;
+use culvert_kernel::{Changes, Kernel, node_facts};
+use culvert_netstate::State;
+use culvert_netstate::own::{Owner, WIREGUARD_LINK};
+use culvert_runtime::Records;
+use culvert_runtime::reconcile::{Pass, SETTLE, Wake};
+use culvert_runtime::shutdown::Shutdown;
+
+use crate::config::Config;
+use crate::gateway::Gateway;
+
+/// Between two Gateway records when nothing happens (Submariner chapter 4.2).
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// The longest time between two passes.
+const INTERVAL: Duration = Duration::from_secs(30);
+/// After a pass in which something failed.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Runs the gateway in the network namespace of this thread until `shutdown`.
+///
+/// # Errors
+///
+/// What keeps it from starting or going on, with the way out: a port or device in use, a missing capability, a key that
+/// cannot be read. The lease is given back, so that a standby takes over.
+pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let kernel = Kernel::open(Owner::gateway()).await?;
+    let mut kernel_changes = Changes::open()?;
+    let records = Records::open(config.records.clone());
+    let mut record_changes = records.watch();
+    let wake = Wake::default();
+    let registry = Arc::new(metrics::Metrics::default());
+    if let Some(address) = config.metrics {
+        let listener = tokio::net::TcpListener::bind(address).await.with_context(|| {
+            format!("metrics cannot be served on {address}: choose another --metrics-address, or off")
+        })?;
+        tokio::spawn(culvert_runtime::metrics::serve(listener, registry.registry(), shutdown.clone()));
+    }
+    let mut gateway = Gateway::start(config, records, kernel, registry, wake.clone()).await?;
+    let ring = async {
+        loop {
+            tokio::select! {
+                () = kernel_changes.changed() => wake.wake(),
+                () = record_changes.changed() => wake.wake(),
+            }
+        }
+    };
+    let ended = tokio::select! {
+        ended = reconcile(&mut gateway, &wake, &shutdown) => ended,
+        () = ring => Ok(()),
+    };
+    match ended {
+        Ok(()) => {
+            gateway.leave().await;
+            tracing::info!("Gateway ends");
+            Ok(())
+        }
+        Err(error) => {
+            gateway.fail(&format!("{error:#}")).await;
+            Err(error)
+        }
+    }
+}
+
+/// Makes passes and heartbeats until `shutdown`.
+async fn reconcile(gateway: &mut Gateway, wake: &Wake, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let mut next_heartbeat = Instant::now();
+    while !shutdown.is_requested() {
+        let outcome = gateway.pass().await?;
+        let pause = match outcome {
+            Pass::Done => INTERVAL,
+            Pass::Failed => RETRY,
+        };
+        let mut next_pass = Instant::now() + pause;
+        if let Some(change) = gateway.poll_timeout() {
+            next_pass = next_pass.min(change);
+        }
+        loop {
+            if Instant::now() >= next_heartbeat {
+                gateway.heartbeat().await;
+                next_heartbeat = Instant::now() + HEARTBEAT;
+            }
+            let settle = if outcome == Pass::Done { SETTLE } else { RETRY };
+            let deadline = next_pass.min(next_heartbeat);
+            tokio::select! {
+                () = shutdown.requested() => return Ok(()),
+                () = gateway.changed() => {}
+                () = wake.settled(settle, (deadline + Duration::from_secs(1)).into()) => {}
+                () = tokio::time::sleep_until(deadline.into()) => {
+                    if Instant::now() < next_pass {
+                        continue;
+                    }
+                }
+            }
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Removes all that is the gateway's from the kernel, and this cluster's records here and at the broker.
+///
+/// # Errors
+///
+/// Names what is left; what could be removed is removed all the same.
+pub async fn uninstall(config: &Config) -> anyhow::Result<()> {
+    if node_facts().await?.interfaces.contains_key(WIREGUARD_LINK) {
+        bail!("a gateway still runs here ({WIREGUARD_LINK} is there): stop it, then uninstall");
+    }
+    let mut kernel = Kernel::open(Owner::gateway()).await?;
+    let report = kernel.converge(&State::default()).await?;
+    let records = Records::open(config.records.clone());
+    let from_records = records::remove_own(config, &records).await;
+    let from_broker = match &config.broker {
+        Some(broker) => {
+            let syncer = Syncer::new(config.cluster.clone(), records, Records::open(broker.clone()));
+            syncer.depart().await.map(|_| ()).context("records are left at the broker")
+        }
+        None => Ok(()),
+    };
+    if let Err(error) = std::fs::remove_file(&config.key_file)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(file = %config.key_file.display(), %error, "Key file is left");
+    }
+    if !report.failed.is_empty() {
+        bail!(
+            "some things are left in the kernel: {}; uninstall again once the cause is gone",
+            report.failed.join("; ")
+        );
+    }
+    from_records?;
+    from_broker?;
+    tracing::info!(removed = report.applied, "Gateway is uninstalled");
+    Ok(())
+}

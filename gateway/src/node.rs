@@ -1,0 +1,62 @@
+//! What the gateway asks its node: addresses, networks, MTU, and a random number.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use culvert_kernel::{NodeFacts, route_to};
+use culvert_model::{Addresses, ForeignSubnets};
+use culvert_netstate::own::OUTER_MARK;
+use ipnet::IpNet;
+
+use crate::config::Config;
+
+/// Links of ours, which are no networks of the node.
+const OWN_LINKS: &str = "culvert-";
+
+/// Returns what no other cluster may claim here: this cluster's CIDRs and the networks that the node is attached to.
+pub(crate) fn foreign_subnets(config: &Config, facts: &NodeFacts) -> ForeignSubnets {
+    let attached = facts
+        .interfaces
+        .iter()
+        .filter(|(name, _)| !name.starts_with(OWN_LINKS) && name.as_str() != "lo")
+        .flat_map(|(_, interface)| &interface.addresses)
+        .map(IpNet::trunc);
+    let local: Vec<IpNet> = config.services.iter().chain(&config.pods).copied().collect();
+    // Pod networks are named by their CIDRs already.
+    let nodes = attached.filter(|net| !local.iter().any(|cidr| cidr.contains(net))).collect();
+    ForeignSubnets { local, nodes }
+}
+
+/// Returns the addresses from which this node reaches the Internet, by family; no packet is sent to find out.
+pub(crate) async fn default_sources() -> Addresses {
+    let targets =
+        [IpAddr::V4(Ipv4Addr::new(8, 8, 8, 8)), IpAddr::V6(Ipv6Addr::new(0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8888))];
+    let mut sources = Addresses::default();
+    for target in targets {
+        if let Ok(Some(route)) = route_to(target, Some(OUTER_MARK)).await
+            && let Some(source) = route.source
+            && !source.is_loopback()
+        {
+            sources.set(source);
+        }
+    }
+    sources
+}
+
+/// Returns the MTU of the link that holds the private address.
+pub(crate) fn link_mtu(facts: &NodeFacts, private: Addresses) -> u16 {
+    const ETHERNET: u16 = 1500;
+    let holds = |address: IpAddr| {
+        facts
+            .interfaces
+            .values()
+            .find(|interface| interface.addresses.iter().any(|net| net.addr() == address))
+            .map(|interface| interface.mtu)
+    };
+    private.iter().find_map(holds).unwrap_or(ETHERNET)
+}
+
+/// Returns a number that nobody can guess, where the standard library's hash seeds come from.
+pub(crate) fn random_number() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

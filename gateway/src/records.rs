@@ -1,0 +1,136 @@
+//! What the gateway reads from and writes to its cluster's record store.
+
+use std::net::IpAddr;
+
+use anyhow::Context;
+use culvert_api::{
+    Cluster, ClusterSpec, ConnectionStatus, Endpoint, Gateway, Lease, Record, endpoint_record, labels, object_name,
+};
+use culvert_gateway_core::nat_discovery::{NatChoice, NatSource};
+use culvert_model::CableName;
+use culvert_runtime::{Records, StoreError};
+use jiff::Timestamp;
+
+use crate::config::Config;
+
+/// A Gateway record that is older than this is its process's last word (Submariner chapter 3.5).
+const STALE_SECONDS: i64 = 15;
+
+/// What the store holds about the clusters of the set.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Known {
+    pub(crate) endpoints: Vec<culvert_model::Endpoint>,
+    /// Records that cannot be used, in words.
+    pub(crate) complaints: Vec<String>,
+}
+
+/// Reads all Endpoints; one that cannot be used is complained about and passed over.
+pub(crate) async fn known(records: &Records) -> Result<Known, StoreError> {
+    let listing = records.list::<Endpoint>().await?;
+    let mut known =
+        Known { complaints: listing.problems.iter().map(ToString::to_string).collect(), ..Known::default() };
+    for record in &listing.records {
+        match culvert_model::Endpoint::try_from(record) {
+            Ok(endpoint) => known.endpoints.push(endpoint),
+            Err(error) => known.complaints.push(error.to_string()),
+        }
+    }
+    Ok(known)
+}
+
+/// Publishes this cluster's Cluster and this gateway's Endpoint, and takes back those of its predecessors.
+///
+/// The new one is written before the old ones go: the cluster is never without.
+pub(crate) async fn publish_own(
+    config: &Config,
+    records: &Records,
+    own: &culvert_model::Endpoint,
+) -> Result<(), StoreError> {
+    let texts = |subnets: &[ipnet::IpNet]| subnets.iter().map(ToString::to_string).collect();
+    let spec = ClusterSpec {
+        cluster_id: config.cluster.to_string(),
+        color_codes: vec!["blue".to_owned()],
+        service_cidr: texts(&config.services),
+        cluster_cidr: texts(&config.pods),
+        global_cidr: Vec::new(),
+    };
+    records.apply(&Cluster::new(config.cluster.as_str(), spec)).await?;
+    let endpoint = endpoint_record(own);
+    records.apply(&endpoint).await?;
+    for other in records.list::<Endpoint>().await?.records {
+        if other.spec.cluster_id == config.cluster.as_str() && other.name() != endpoint.name() {
+            records.delete::<Endpoint>(other.name()).await?;
+            tracing::info!(endpoint = other.name(), "Removed the Endpoint of a former gateway");
+        }
+    }
+    Ok(())
+}
+
+/// Tells whether another gateway of this cluster has published its Endpoint.
+pub(crate) async fn has_successor(config: &Config, records: &Records) -> bool {
+    let Ok(listing) = records.list::<Endpoint>().await else { return false };
+    let of_cluster = listing.records.iter().filter(|record| record.spec.cluster_id == config.cluster.as_str());
+    let mut hostnames = of_cluster.map(|record| record.spec.hostname.as_str());
+    hostnames.any(|hostname| hostname != config.node)
+}
+
+/// Tells whether another gateway of this cluster reports, and so may take over.
+pub(crate) async fn has_standby(config: &Config, records: &Records) -> bool {
+    let Ok(listing) = records.list::<Gateway>().await else { return false };
+    let own = object_name(&config.node);
+    let now = Timestamp::now().as_second();
+    listing.records.iter().any(|gateway| gateway.name() != own && !is_stale(gateway, now))
+}
+
+/// Deletes the Gateway records of processes that no longer report.
+pub(crate) async fn remove_stale_gateways(config: &Config, records: &Records) -> Result<(), StoreError> {
+    let own = object_name(&config.node);
+    let now = Timestamp::now().as_second();
+    for gateway in records.list::<Gateway>().await?.records {
+        if gateway.name() != own && is_stale(&gateway, now) {
+            records.delete::<Gateway>(gateway.name()).await?;
+            tracing::info!(gateway = gateway.name(), "Removed the record of a gateway that no longer reports");
+        }
+    }
+    Ok(())
+}
+
+fn is_stale(gateway: &Gateway, now: i64) -> bool {
+    let annotations = gateway.metadata.annotations.as_ref();
+    let stamp = annotations.and_then(|all| all.get(labels::UPDATE_TIMESTAMP)).and_then(|text| text.parse::<i64>().ok());
+    stamp.is_none_or(|stamp| now - stamp > STALE_SECONDS)
+}
+
+/// Returns under which addresses the previous run of this gateway reached its peers: a gateway that is started again
+/// need not find out anew.
+pub(crate) async fn previous_choices(config: &Config, records: &Records) -> Vec<(CableName, NatChoice)> {
+    let Ok(Some(gateway)) = records.find::<Gateway>(&object_name(&config.node)).await else { return Vec::new() };
+    let connections = gateway.status.connections.iter();
+    connections
+        .filter(|connection| connection.status == ConnectionStatus::Connected)
+        .filter_map(|connection| {
+            let address: IpAddr = connection.using_ip.parse().ok()?;
+            let source = if connection.using_nat { NatSource::Public } else { NatSource::Private };
+            Some((connection.endpoint.cable_name.clone(), NatChoice { address, nat: connection.using_nat, source }))
+        })
+        .collect()
+}
+
+/// Deletes this cluster's own records from its store: Endpoints and Cluster, this node's Gateway, the lease if it is
+/// this node's.
+pub(crate) async fn remove_own(config: &Config, records: &Records) -> anyhow::Result<()> {
+    let own = config.cluster.as_str();
+    let endpoints = records.list::<Endpoint>().await.context("this cluster's records cannot be read")?.records;
+    for endpoint in endpoints.iter().filter(|record| record.spec.cluster_id == own) {
+        records.delete::<Endpoint>(endpoint.name()).await?;
+    }
+    records.delete::<Cluster>(own).await?;
+    records.delete::<Gateway>(&object_name(&config.node)).await?;
+    if let Some(lease) = records.find::<Lease>(crate::leadership::LEASE).await? {
+        let holder = lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default();
+        if holder.is_empty() || holder == crate::leadership::identity(&config.node) {
+            records.delete::<Lease>(crate::leadership::LEASE).await?;
+        }
+    }
+    Ok(())
+}

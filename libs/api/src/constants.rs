@@ -1,0 +1,45 @@
+//! Names and numbers that clusters agree on (Submariner chapters 3.4, 4.6 and 12), and those that are Culvert's own.
+
+/// Labels and annotations.
+pub mod labels {
+    /// Label on everything at the broker, and on local copies of it: the cluster that sent it.
+    pub const CLUSTER_ID: &str = "submariner-io/clusterID";
+    /// Label on what was sent from any namespace of a cluster: the namespace it came from.
+    pub const ORIGINATING_NAMESPACE: &str = "submariner-io/originatingNamespace";
+    /// Annotation on a Gateway: when it was last written, in seconds since 1970.
+    pub const UPDATE_TIMESTAMP: &str = "update-timestamp";
+    /// Annotation on a RouteAgent: the node's addresses, separated by commas.
+    pub const NODE_ADDRESSES: &str = "culvert.io/node-addresses";
+    /// Annotation on the local copy of a Cluster that has left: when, as RFC 3339 text.
+    pub const DEPARTED: &str = "culvert.io/departed";
+}
+
+/// UDP and TCP ports.
+pub mod ports {
+    /// UDP: cables.
+    pub const CABLE: u16 = 4500;
+    /// UDP: NAT discovery.
+    pub const NAT_DISCOVERY: u16 = 4490;
+    /// UDP: the overlay between nodes of one cluster.
+    pub const OVERLAY: u16 = 4800;
+    /// TCP: metrics of the gateway.
+    pub const GATEWAY_METRICS: u16 = 32780;
+    /// TCP: metrics of the route agent.
+    pub const ROUTE_AGENT_METRICS: u16 = 32782;
+}
+
+/// Keys of an Endpoint's `backend_config`.
+pub mod backend_config {
+    /// Where the cable's datagrams go.
+    pub const UDP_PORT: &str = "udp-port";
+    /// Where NAT discovery is answered.
+    pub const NAT_DISCOVERY_PORT: &str = "natt-discovery-port";
+    /// WireGuard's Curve25519 key, in base64.
+    pub const PUBLIC_KEY: &str = "publicKey";
+    /// The link that carries the cables on the gateway.
+    pub const INTERFACE_NAME: &str = "interface-name";
+    /// `true` if a load balancer stands before the gateway.
+    pub const USING_LOAD_BALANCER: &str = "using-loadbalancer";
+    /// `1` if the gateway is Culvert's.
+    pub const CULVERT: &str = "culvert";
+}

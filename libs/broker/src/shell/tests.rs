@@ -1,0 +1,181 @@
+use std::time::Duration;
+
+use culvert_api::{Cluster, ClusterSpec, Endpoint, EndpointSpec, labels};
+use tempfile::TempDir;
+
+use super::*;
+use crate::absence::HEALING;
+
+/// One cluster's store and its syncer.
+struct Member {
+    store: Records,
+    syncer: Syncer,
+    _root: TempDir,
+}
+
+impl Member {
+    async fn new(id: &str, broker: &TempDir, subnet: &str) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let store = Records::open(root.path());
+        let spec = ClusterSpec { cluster_id: id.to_owned(), ..ClusterSpec::default() };
+        store.create(&Cluster::new(id, spec)).await.unwrap();
+        let spec = EndpointSpec {
+            cluster_id: id.to_owned(),
+            cable_name: format!("submariner-cable-{id}-10-0-0-1"),
+            hostname: format!("{id}-gw"),
+            subnets: vec![subnet.to_owned()],
+            private_ip: "10.0.0.1".to_owned(),
+            backend: "wireguard".to_owned(),
+            ..EndpointSpec::default()
+        };
+        store.create(&Endpoint::new(&endpoint_of(id), spec)).await.unwrap();
+        let syncer = Syncer::new(id.parse().unwrap(), store.clone(), Records::open(broker.path()));
+        Self { store, syncer, _root: root }
+    }
+
+    async fn pass(&mut self, now: Instant) -> Result<SyncReport, SyncError> {
+        let clock = Timestamp::from_second(1_700_000_000).unwrap();
+        self.syncer.pass(&ForeignSubnets::default(), clock, now).await
+    }
+
+    async fn has_endpoint_of(&self, cluster: &str) -> bool {
+        self.store.find::<Endpoint>(&endpoint_of(cluster)).await.unwrap().is_some()
+    }
+
+    async fn departed(&self, cluster: &str) -> bool {
+        let copy = self.store.find::<Cluster>(cluster).await.unwrap().unwrap();
+        copy.metadata.annotations.is_some_and(|all| all.contains_key(labels::DEPARTED))
+    }
+}
+
+fn endpoint_of(cluster: &str) -> String {
+    format!("{cluster}-submariner-cable-{cluster}-10-0-0-1")
+}
+
+async fn pair(broker: &TempDir) -> (Member, Member) {
+    let mut east = Member::new("east", broker, "10.1.0.0/16").await;
+    let mut west = Member::new("west", broker, "10.2.0.0/16").await;
+    let now = Instant::now();
+    for member in [&mut east, &mut west] {
+        member.pass(now).await.unwrap();
+    }
+    east.pass(now).await.unwrap();
+    (east, west)
+}
+
+fn wipe(broker: &TempDir) {
+    for kind in ["clusters", "endpoints"] {
+        std::fs::remove_dir_all(broker.path().join(kind)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn two_clusters_learn_of_each_other_and_come_to_rest() {
+    let broker = tempfile::tempdir().unwrap();
+    let (mut east, mut west) = pair(&broker).await;
+    assert!(east.has_endpoint_of("west").await && west.has_endpoint_of("east").await);
+    for member in [&mut east, &mut west] {
+        let report = member.pass(Instant::now()).await.unwrap();
+        assert_eq!((report.applied, report.refused.len(), report.failed.len()), (0, 0, 0), "{report:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_that_departs_leaves_no_endpoint_and_a_departed_cluster() {
+    let broker = tempfile::tempdir().unwrap();
+    let (mut east, west) = pair(&broker).await;
+
+    west.syncer.depart().await.unwrap();
+    east.pass(Instant::now()).await.unwrap();
+
+    assert!(!east.has_endpoint_of("west").await);
+    assert!(east.departed("west").await);
+    assert!(west.store.list::<Cluster>().await.unwrap().records.is_empty());
+    assert!(west.store.list::<Endpoint>().await.unwrap().records.is_empty());
+}
+
+#[tokio::test]
+async fn a_broker_that_is_away_changes_nothing() {
+    let broker = tempfile::tempdir().unwrap();
+    let (mut east, _west) = pair(&broker).await;
+    broker.close().unwrap();
+
+    let error = east.pass(Instant::now()).await.unwrap_err();
+
+    assert!(matches!(error, SyncError::Broker(StoreError::Away { .. })), "{error:?}");
+    assert!(east.has_endpoint_of("west").await);
+    assert!(!east.departed("west").await);
+}
+
+#[tokio::test]
+async fn a_wiped_broker_is_filled_again_and_costs_nobody_a_cable() {
+    let broker = tempfile::tempdir().unwrap();
+    let (mut east, mut west) = pair(&broker).await;
+    let start = Instant::now();
+    wipe(&broker);
+
+    assert!(east.pass(start).await.unwrap().healing);
+    assert!(east.pass(start).await.unwrap().healing);
+    assert!(east.has_endpoint_of("west").await);
+    west.pass(start).await.unwrap();
+    let healed = east.pass(start + HEALING).await.unwrap();
+
+    assert!(!healed.healing);
+    assert!(east.has_endpoint_of("west").await && !east.departed("west").await);
+}
+
+#[tokio::test]
+async fn a_cluster_that_does_not_return_after_a_wipe_is_gone_in_the_end() {
+    let broker = tempfile::tempdir().unwrap();
+    let (mut east, _west) = pair(&broker).await;
+    let start = Instant::now();
+    wipe(&broker);
+
+    for after in [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(1) + HEALING] {
+        east.pass(start + after).await.unwrap();
+    }
+
+    assert!(!east.has_endpoint_of("west").await);
+    assert!(east.departed("west").await);
+}
+
+#[tokio::test]
+async fn a_malformed_file_at_the_broker_is_reported_and_stops_nothing_else() {
+    let broker = tempfile::tempdir().unwrap();
+    let (mut east, _west) = pair(&broker).await;
+    let file = broker.path().join(format!("endpoints/{}.yaml", endpoint_of("west")));
+    std::fs::write(&file, "kind: [").unwrap();
+    let mut north = Member::new("north", &broker, "10.3.0.0/16").await;
+    north.pass(Instant::now()).await.unwrap();
+
+    let report = east.pass(Instant::now()).await.unwrap();
+
+    assert_eq!(report.problems.len(), 1);
+    assert_eq!(report.problems[0].file, file);
+    assert!(east.has_endpoint_of("west").await && east.has_endpoint_of("north").await);
+}
+
+#[tokio::test]
+async fn an_own_record_that_cannot_be_read_stays_at_the_broker() {
+    let broker = tempfile::tempdir().unwrap();
+    let (mut east, mut west) = pair(&broker).await;
+    let file = east.store.root().join(format!("endpoints/{}.yaml", endpoint_of("east")));
+    std::fs::write(&file, "kind: [").unwrap();
+
+    east.pass(Instant::now()).await.unwrap();
+    west.pass(Instant::now()).await.unwrap();
+
+    assert!(west.has_endpoint_of("east").await);
+}
+
+#[tokio::test]
+async fn a_departure_without_broker_cleans_up_here_and_says_what_is_left() {
+    let broker = tempfile::tempdir().unwrap();
+    let (east, _west) = pair(&broker).await;
+    broker.close().unwrap();
+
+    let error = east.syncer.depart().await.unwrap_err();
+
+    assert!(matches!(error, SyncError::Broker(_)));
+    assert!(east.store.list::<Endpoint>().await.unwrap().records.is_empty());
+}

@@ -1,0 +1,119 @@
+//! What another cluster, or this one, says about its gateway.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::{Addresses, ClusterId, IpFamily, PublicKey};
+
+/// How two gateways are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CableKind {
+    /// Encrypted by WireGuard in user space.
+    WireGuard,
+    /// Not encrypted: the kernel's VXLAN device, for links that are trusted by local configuration.
+    Vxlan,
+}
+
+impl CableKind {
+    /// Returns the name as it stands in an Endpoint's `backend`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::WireGuard => "wireguard",
+            Self::Vxlan => "vxlan",
+        }
+    }
+}
+
+impl fmt::Display for CableKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The cable driver that an Endpoint names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Backend {
+    /// A kind that Culvert speaks.
+    Cable(CableKind),
+    /// Anything else, `libreswan` above all: named in errors.
+    Unsupported(String),
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cable(kind) => kind.fmt(f),
+            Self::Unsupported(name) => f.write_str(name),
+        }
+    }
+}
+
+impl From<&str> for Backend {
+    fn from(name: &str) -> Self {
+        match name {
+            "wireguard" => Self::Cable(CableKind::WireGuard),
+            "vxlan" => Self::Cable(CableKind::Vxlan),
+            other => Self::Unsupported(other.to_owned()),
+        }
+    }
+}
+
+/// A gateway of a cluster and the subnets behind it (Submariner chapter 2.1, Endpoint.spec).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub cluster: ClusterId,
+    /// The gateway's name among those of all clusters; see [`cable_name`].
+    pub cable_name: String,
+    /// The host name of the gateway node.
+    pub hostname: String,
+    /// What is reached through this gateway.
+    pub subnets: Vec<IpNet>,
+    /// Addresses in the gateway's own network.
+    pub private: Addresses,
+    /// Addresses under which the Internet reaches it, perhaps through NAT.
+    pub public: Addresses,
+    /// Addresses that answer to echo requests through the cable.
+    pub health_check: Addresses,
+    /// Whether the cluster says that its gateways sit behind NAT.
+    pub nat_enabled: bool,
+    pub backend: Backend,
+    /// Where the cable's datagrams go.
+    pub udp_port: u16,
+    /// Where NAT discovery is answered; `None` when it is off.
+    pub nat_discovery_port: Option<u16>,
+    /// The WireGuard key; a Culvert gateway always has one, whatever its backend.
+    pub public_key: Option<PublicKey>,
+    /// Whether a load balancer stands before the gateway.
+    pub using_load_balancer: bool,
+    /// Whether the gateway is Culvert's: both sides then choose the cable kind by the same rule.
+    pub culvert: bool,
+    /// When the record was made, in seconds since 1970; of two Endpoints of a cluster the newer one counts.
+    pub created: i64,
+}
+
+impl Endpoint {
+    /// Returns the name of this endpoint's cable of one address family, as NAT discovery since Submariner 0.21 uses it.
+    pub fn family_cable_name(&self, family: IpFamily) -> String {
+        format!("{}-v{family}", self.cable_name)
+    }
+}
+
+/// Returns the cable name of the gateway with `private` address in `cluster` (Submariner chapter 2.1).
+pub fn cable_name(cluster: &ClusterId, private: IpAddr) -> String {
+    let address = private.to_string().replace(['.', ':'], "-");
+    format!("submariner-cable-{cluster}-{address}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cable_name_is_submariners() {
+        let cluster: ClusterId = "east".parse().expect("id");
+        let name = cable_name(&cluster, "192.168.1.10".parse().expect("address"));
+        assert_eq!(name, "submariner-cable-east-192-168-1-10");
+    }
+}

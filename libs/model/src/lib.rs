@@ -1,0 +1,22 @@
+//! The words of Culvert: what a cluster, an endpoint, a cable and an MTU mean.
+//!
+//! Every value here has been checked: whoever holds an [`Endpoint`] need not ask again whether its
+//! subnets parse or its key has 32 bytes. How these look on the wire is the business of `libs/api`.
+
+mod addresses;
+mod cable;
+mod cluster;
+mod endpoint;
+mod key;
+mod link;
+mod mtu;
+mod subnets;
+
+pub use addresses::{Addresses, IpFamily};
+pub use cable::{CableName, CableReport, CableSet, WireGuardCable};
+pub use cluster::{ClusterId, ClusterIdError};
+pub use endpoint::{Backend, CableKind, Endpoint, cable_name};
+pub use key::{PublicKey, PublicKeyError};
+pub use link::{MacAddr, vtep_mac};
+pub use mtu::{MIN_MTU, cable_mtu, overlay_mtu};
+pub use subnets::{ForeignSubnets, SubnetError, overlaps};

@@ -1,0 +1,124 @@
+//! Reads what daemons are given as flags: CIDRs, addresses, the node's name.
+//!
+//! Every flag has an environment variable, and one that is set to nothing counts as not given.
+
+use std::net::IpAddr;
+
+use culvert_api::object_name;
+use culvert_model::{Addresses, ClusterIdError, IpFamily};
+use ipnet::IpNet;
+
+/// Why a flag cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FlagError {
+    #[error("--cluster-id: {0}")]
+    ClusterId(#[from] ClusterIdError),
+    #[error("{flag}: {value:?} is no CIDR: write it as `10.1.0.0/16` or `fd00:1::/48`")]
+    Cidr { flag: &'static str, value: String },
+    #[error("{flag}: {value} covers every address: give the range that this cluster uses")]
+    Everything { flag: &'static str, value: IpNet },
+    #[error("{flag} is empty: give the CIDRs of this cluster")]
+    NoCidr { flag: &'static str },
+    #[error("{flag}: {value:?} is no address that a node can have: write it as `192.168.1.10`")]
+    Address { flag: &'static str, value: String },
+    #[error("{flag} names two IPv{family} addresses: give one of each family at most")]
+    TwoAddresses { flag: &'static str, family: IpFamily },
+    #[error("--node-name: {value:?} is no name for a record: use letters, digits, '-' and '.'")]
+    NodeName { value: String },
+    #[error("the host name cannot be read: give this node's name with --node-name")]
+    HostName(#[source] std::io::Error),
+}
+
+/// Returns the texts of a list that are not empty.
+pub fn given(texts: &[String]) -> impl Iterator<Item = &str> {
+    texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty())
+}
+
+/// Reads CIDRs; host bits are cut off.
+///
+/// # Errors
+///
+/// [`FlagError`] names the flag and the value; `0.0.0.0/0` is refused like any other text that is no cluster's range.
+pub fn subnets(flag: &'static str, texts: &[String]) -> Result<Vec<IpNet>, FlagError> {
+    let parse = |text: &str| match text.parse::<IpNet>() {
+        Ok(value) if value.prefix_len() == 0 => Err(FlagError::Everything { flag, value }),
+        Ok(subnet) => Ok(subnet.trunc()),
+        Err(_) => Err(FlagError::Cidr { flag, value: text.to_owned() }),
+    };
+    given(texts).map(parse).collect()
+}
+
+/// Reads addresses, at most one of each family; `None` if there is none.
+///
+/// # Errors
+///
+/// [`FlagError`] names the flag and the value.
+pub fn addresses(flag: &'static str, texts: &[String]) -> Result<Option<Addresses>, FlagError> {
+    let mut addresses = Addresses::default();
+    for text in given(texts) {
+        let parsed = text.parse::<IpAddr>().ok();
+        let usable =
+            parsed.filter(|address| !(address.is_unspecified() || address.is_loopback() || address.is_multicast()));
+        let address = usable.ok_or_else(|| FlagError::Address { flag, value: text.to_owned() })?;
+        let family = IpFamily::of(address);
+        if addresses.of(family).is_some() {
+            return Err(FlagError::TwoAddresses { flag, family });
+        }
+        addresses.set(address);
+    }
+    Ok((addresses != Addresses::default()).then_some(addresses))
+}
+
+/// Returns the node's name: the one given, or the host name.
+///
+/// # Errors
+///
+/// [`FlagError`] if there is none that can name a record.
+pub fn node_name(given: Option<String>) -> Result<String, FlagError> {
+    let name = match given.filter(|name| !name.is_empty()) {
+        Some(name) => name,
+        None => std::fs::read_to_string("/proc/sys/kernel/hostname").map_err(FlagError::HostName)?.trim().to_owned(),
+    };
+    if object_name(&name).is_empty() { Err(FlagError::NodeName { value: name }) } else { Ok(name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(values: &[&str]) -> Vec<String> {
+        values.iter().map(|&value| value.to_owned()).collect()
+    }
+
+    #[test]
+    fn empty_texts_are_not_given() {
+        assert_eq!(subnets("--cluster-cidr", &texts(&["", " "])).unwrap(), []);
+        assert_eq!(addresses("--node-ip", &texts(&[""])).unwrap(), None);
+    }
+
+    #[test]
+    fn host_bits_are_cut_off() {
+        let subnets = subnets("--cluster-cidr", &texts(&["10.3.4.5/16"])).unwrap();
+        assert_eq!(subnets[0].to_string(), "10.3.0.0/16");
+    }
+
+    #[test]
+    fn errors_name_the_flag_and_the_value() {
+        for value in ["10.1.0.0", "10.1.0.0/33", "ten", "0.0.0.0/0", "::/0"] {
+            let error = subnets("--cluster-cidr", &texts(&[value])).expect_err("no CIDR").to_string();
+            assert!(error.contains("--cluster-cidr") && error.contains(value), "{error}");
+        }
+        for value in ["127.0.0.1", "0.0.0.0", "224.0.0.1", "gw1"] {
+            let error = addresses("--node-ip", &texts(&[value])).expect_err("no address").to_string();
+            assert!(error.contains("--node-ip") && error.contains(value), "{error}");
+        }
+        assert!(addresses("--node-ip", &texts(&["10.0.0.1", "10.0.0.2"])).is_err());
+    }
+
+    #[test]
+    fn the_node_name_is_the_host_name_unless_given() {
+        assert!(!node_name(Some(String::new())).unwrap().is_empty());
+        assert_eq!(node_name(Some("n1".to_owned())).unwrap(), "n1");
+        assert!(node_name(Some("***".to_owned())).is_err());
+    }
+}

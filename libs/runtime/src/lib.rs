@@ -1,0 +1,14 @@
+//! The shell that all daemons share: the record store, the reconcile loop, the lease, metrics, logs, shutdown.
+
+pub mod echo;
+pub mod flags;
+pub mod lease;
+pub mod logging;
+pub mod metrics;
+pub mod reconcile;
+mod records;
+pub mod shutdown;
+mod watch;
+
+pub use records::{Applied, Listing, Problem, Records, StoreError};
+pub use watch::Watch;

@@ -1,0 +1,194 @@
+//! Decides when a reconciler makes its next pass.
+//!
+//! On any change, once its burst had time to settle; otherwise every 30 s; after a failure sooner and sooner no more:
+//! 250 ms, doubling to 30 s. A change cuts a back-off short, but never below its first step, so that a failing pass
+//! that itself causes changes cannot spin.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::shutdown::Shutdown;
+
+/// How long a burst of changes may settle before a pass.
+pub const SETTLE: Duration = Duration::from_millis(10);
+/// The longest time between two passes.
+pub const INTERVAL: Duration = Duration::from_secs(30);
+const FIRST_BACKOFF: Duration = Duration::from_millis(250);
+const LAST_BACKOFF: Duration = INTERVAL;
+
+/// A bell that any part of a daemon rings to have its reconciler make a pass. Clones ring the same bell.
+#[derive(Clone, Debug, Default)]
+pub struct Wake {
+    bell: Arc<Notify>,
+}
+
+impl Wake {
+    /// Asks for a pass. Any number of calls before the pass lead to one.
+    pub fn wake(&self) {
+        self.bell.notify_one();
+    }
+
+    /// Resolves `settle` after the first [`Self::wake`] since the last call, or at `latest`. Cancel-safe.
+    ///
+    /// The time to settle is fixed: a source of changes that never rests does not put a pass off.
+    pub async fn settled(&self, settle: Duration, latest: Instant) {
+        if tokio::time::timeout_at(latest, self.bell.notified()).await.is_err() {
+            return;
+        }
+        let unfinished = RingAgain(&self.bell);
+        tokio::time::sleep(settle).await;
+        std::mem::forget(unfinished);
+        // What came while settling is seen by the pass that follows.
+        tokio::select! {
+            biased;
+            () = self.bell.notified() => {}
+            () = std::future::ready(()) => {}
+        }
+    }
+}
+
+/// Gives a change back whose settling was cancelled.
+struct RingAgain<'a>(&'a Notify);
+
+impl Drop for RingAgain<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+/// How long to wait after failures in a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backoff {
+    last: Option<Duration>,
+}
+
+impl Backoff {
+    /// Takes a failure and returns how long to wait: 250 ms at first, then twice the last time, 30 s at most.
+    pub fn failed(&mut self) -> Duration {
+        let delay = self.last.map_or(FIRST_BACKOFF, |last| (last * 2).min(LAST_BACKOFF));
+        self.last = Some(delay);
+        delay
+    }
+
+    /// Takes a success: the next failure is a first one.
+    pub fn succeeded(&mut self) {
+        self.last = None;
+    }
+}
+
+/// How a pass went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Nothing is left to do until something changes.
+    Done,
+    /// Something failed, which the pass has logged: try again after a while.
+    Failed,
+}
+
+/// Runs `pass` now, and then as this module's rules say, until `shutdown` is requested between two passes.
+pub async fn run(wake: &Wake, shutdown: &Shutdown, mut pass: impl AsyncFnMut() -> Pass) {
+    let mut backoff = Backoff::default();
+    while !shutdown.is_requested() {
+        let (settle, delay) = match pass().await {
+            Pass::Done => {
+                backoff.succeeded();
+                (SETTLE, INTERVAL)
+            }
+            Pass::Failed => (FIRST_BACKOFF, backoff.failed()),
+        };
+        tokio::select! {
+            () = wake.settled(settle, Instant::now() + delay) => {}
+            () = shutdown.requested() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs passes with the given outcomes, rings the bell before each if `ring`, and returns when each began.
+    async fn passes(outcomes: &[Pass], ring: bool) -> Vec<Duration> {
+        let start = Instant::now();
+        let (trigger, shutdown) = Shutdown::by_hand();
+        let wake = Wake::default();
+        let mut began = Vec::new();
+        run(&wake, &shutdown, async || {
+            began.push(start.elapsed());
+            if ring {
+                wake.wake();
+            }
+            if began.len() == outcomes.len() {
+                trigger.request();
+            }
+            outcomes[began.len() - 1]
+        })
+        .await;
+        began
+    }
+
+    fn millis(values: &[u64]) -> Vec<Duration> {
+        values.iter().copied().map(Duration::from_millis).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_changes_a_pass_comes_every_thirty_seconds() {
+        let began = passes(&[Pass::Done; 3], false).await;
+        assert_eq!(began, millis(&[0, 30_000, 60_000]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_tried_again_at_doubling_distance() {
+        let began =
+            passes(&[Pass::Failed, Pass::Failed, Pass::Failed, Pass::Done, Pass::Failed, Pass::Done], false).await;
+        assert_eq!(began, millis(&[0, 250, 750, 1_750, 31_750, 32_000]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_cuts_the_wait_short() {
+        assert_eq!(passes(&[Pass::Done; 3], true).await, millis(&[0, 10, 20]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failing_pass_that_rings_its_own_bell_does_not_spin() {
+        let began = passes(&[Pass::Failed; 4], true).await;
+        assert!(began.windows(2).all(|pair| pair[1] - pair[0] >= FIRST_BACKOFF), "{began:?}");
+    }
+
+    #[test]
+    fn a_backoff_ends_at_thirty_seconds() {
+        let mut backoff = Backoff::default();
+        let longest = (0..20).map(|_| backoff.failed()).max();
+        assert_eq!(longest, Some(LAST_BACKOFF));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_leads_to_one_pass() {
+        let wake = Wake::default();
+        let later = Instant::now() + INTERVAL;
+        wake.wake();
+        let ringer = wake.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(SETTLE / 2).await;
+            ringer.wake();
+        });
+        wake.settled(SETTLE, later).await;
+        let settled = Instant::now();
+        wake.settled(SETTLE, settled + INTERVAL).await;
+        assert_eq!(settled.elapsed(), INTERVAL, "the second wake belonged to the first burst");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cancelled_wait_loses_no_change() {
+        let wake = Wake::default();
+        wake.wake();
+        let cancelled = tokio::time::timeout(SETTLE / 2, wake.settled(SETTLE, Instant::now() + INTERVAL)).await;
+        assert!(cancelled.is_err());
+        let start = Instant::now();
+        wake.settled(SETTLE, start + INTERVAL).await;
+        assert!(start.elapsed() < INTERVAL);
+    }
+}

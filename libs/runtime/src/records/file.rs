@@ -1,0 +1,225 @@
+//! One object in one file: which files count, how they are read, and how they are replaced.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use culvert_api::Record;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use nix::libc::O_NONBLOCK;
+use serde_yaml_ng::Deserializer;
+use sha2::{Digest as _, Sha256};
+
+use super::StoreError;
+use super::error::{Problem, ReadError};
+
+/// What the names of files that hold objects end in.
+pub(super) const EXTENSIONS: [&str; 2] = ["yaml", "yml"];
+/// A file name takes 255 bytes.
+const MAX_NAME: usize = 250;
+/// In bytes; what a Kubernetes API server takes is of this size.
+const MAX_FILE: u64 = 1 << 20;
+const TEMPORARY: &str = ".tmp";
+const RANDOM_UUID: &str = "/proc/sys/kernel/random/uuid";
+
+/// What tells one state of a file from another without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    /// Seconds and nanoseconds since 1970.
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// Tells whether the file's last change is at least `age` before `now`.
+    pub(super) fn is_older_than(&self, age: Duration, now: SystemTime) -> bool {
+        let changed = u64::try_from(self.changed.0).unwrap_or(0);
+        let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(changed);
+        // A second more for the nanoseconds left off.
+        now.duration_since(changed).is_ok_and(|passed| passed >= age + Duration::from_secs(1))
+    }
+}
+
+/// A file that was there when it was opened.
+pub(super) struct Opened {
+    file: File,
+    pub(super) stamp: Stamp,
+}
+
+/// Tells whether `name` is a DNS subdomain by Kubernetes' rule, and so no path to elsewhere.
+pub(super) fn is_object_name(name: &str) -> bool {
+    let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let label = |label: &str| {
+        let bytes = label.as_bytes();
+        bytes.first().is_some_and(alphanumeric)
+            && bytes.last().is_some_and(alphanumeric)
+            && bytes.iter().all(|byte| alphanumeric(byte) || *byte == b'-')
+    };
+    name.len() <= MAX_NAME && name.split('.').all(label)
+}
+
+/// Adds the names of the files in `directory` that should hold objects; a directory that is not there has none.
+pub(super) fn scan(directory: &Path, names: &mut BTreeSet<String>) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let extension = name.rsplit_once('.').map(|(_, extension)| extension);
+        if !name.starts_with('.') && extension.is_some_and(|extension| EXTENSIONS.contains(&extension)) {
+            names.insert(name);
+        }
+    }
+    Ok(())
+}
+
+/// Opens a file that should hold an object; `None` if it is not there.
+pub(super) fn open(path: &Path) -> Result<Option<Opened>, ReadError> {
+    // A pipe that somebody put here must not block.
+    let file = match OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(ReadError::Problem(Problem::of(path, "permission denied: let this process read it")));
+        }
+        Err(error) => return Err(ReadError::Io(error)),
+    };
+    let metadata = file.metadata().map_err(ReadError::Io)?;
+    if !metadata.is_file() {
+        return Err(ReadError::Problem(Problem::of(path, "it is no regular file: remove it")));
+    }
+    let stamp = Stamp {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        size: metadata.size(),
+        modified: (metadata.mtime(), metadata.mtime_nsec()),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
+    };
+    Ok(Some(Opened { file, stamp }))
+}
+
+impl Opened {
+    /// Reads the file, opened at `path`, as an object.
+    pub(super) fn parse<R: Record>(self, path: &Path) -> Result<R, ReadError> {
+        let mut bytes = Vec::new();
+        self.file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(ReadError::Io)?;
+        if bytes.len() as u64 > MAX_FILE {
+            return Err(ReadError::Problem(Problem::of(path, "it is larger than 1 MiB, which no object is")));
+        }
+        let modified = Timestamp::from_second(self.stamp.modified.0).unwrap_or(Timestamp::UNIX_EPOCH);
+        parse(path, &bytes, modified).map_err(ReadError::Problem)
+    }
+}
+
+/// Reads the content of the file at `path` as an object; `modified` is its creation time if it names none.
+pub(super) fn parse<R: Record>(path: &Path, bytes: &[u8], modified: Timestamp) -> Result<R, Problem> {
+    let mut record: R = serde_path_to_error::deserialize(Deserializer::from_slice(bytes))
+        .map_err(|error| syntax_problem(path, error))?;
+    let expected_name = path.file_stem().map(|stem| stem.to_string_lossy()).unwrap_or_default();
+    let checks = [
+        ("apiVersion", record.api_version(), R::API_VERSION, "this directory is for"),
+        ("kind", record.kind(), R::KIND, "this directory is for"),
+        ("metadata.name", record.name(), expected_name.as_ref(), "this file is for"),
+    ];
+    for (field, actual, expected, place) in checks {
+        if actual != expected {
+            let line = bytes
+                .split(|byte| *byte == b'\n')
+                .position(|line| line.strip_prefix(field.as_bytes()).is_some_and(|rest| rest.starts_with(b":")));
+            return Err(Problem {
+                file: path.to_owned(),
+                line: line.map(|index| index + 1),
+                field: Some(field.to_owned()),
+                message: format!("{actual:?}, but {place} {expected:?}"),
+            });
+        }
+    }
+    if !is_object_name(record.name()) {
+        return Err(Problem {
+            field: Some("metadata.name".to_owned()),
+            ..Problem::of(path, "no DNS subdomain of at most 250 characters: use a-z, 0-9, '-' and '.'")
+        });
+    }
+    let metadata = record.metadata_mut();
+    metadata.creation_timestamp.get_or_insert(Time(modified));
+    metadata.resource_version = Some(version(bytes));
+    Ok(record)
+}
+
+fn syntax_problem(path: &Path, error: serde_path_to_error::Error<serde_yaml_ng::Error>) -> Problem {
+    let field = Some(error.path().to_string()).filter(|field| field != ".");
+    let error = error.into_inner();
+    let mut message = error.to_string();
+    let location = error.location();
+    if let Some(location) = &location {
+        let suffix = format!(" at line {} column {}", location.line(), location.column());
+        message = message.replace(&suffix, "");
+    }
+    if let Some(rest) = field.as_ref().and_then(|field| message.strip_prefix(field)?.strip_prefix(": ")) {
+        message = rest.to_owned();
+    }
+    // An error of several lines quotes the file.
+    let message = message.replace('\n', " ");
+    Problem { file: path.to_owned(), line: location.map(|location| location.line()), field, message }
+}
+
+fn version(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Returns the content of the file for `record`.
+pub(super) fn render<R: Record>(path: &Path, record: &R) -> Result<String, StoreError> {
+    let mut record = record.clone();
+    record.metadata_mut().resource_version = None;
+    serde_yaml_ng::to_string(&record)
+        .map_err(|error| StoreError::Unreadable { problem: Problem::of(path, &error.to_string()) })
+}
+
+/// Returns a new uid.
+pub(super) fn random_uid() -> Result<String, StoreError> {
+    let uid = fs::read_to_string(RANDOM_UUID)
+        .map_err(|source| StoreError::Io { file: PathBuf::from(RANDOM_UUID), source })?;
+    Ok(uid.trim_end().to_owned())
+}
+
+/// Removes a file; `false` if it was not there.
+pub(super) fn remove(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Replaces the file at `path` in `directory` of `root`, whole and lastingly; the caller holds the lock.
+pub(super) fn replace(root: &Path, directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o755).create(directory) {
+        Ok(()) => sync_directory(root)?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    let temporary = directory.join(TEMPORARY);
+    // Left by a writer that was killed: it holds no lock now.
+    remove(&temporary)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
+    let renamed = file.write_all(content).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, path));
+    if let Err(error) = renamed {
+        // The first error is the one to report; what stays is removed by the next writer.
+        let _ = remove(&temporary);
+        return Err(error);
+    }
+    sync_directory(directory)
+}
+
+/// Makes the names in a directory last.
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}

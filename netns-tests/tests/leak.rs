@@ -1,0 +1,119 @@
+//! Nothing for a remote subnet leaves in the clear: not while a gateway is dead, not while none is active, not while the
+//! other side has left. Old connections go on afterwards.
+
+#![allow(clippy::unwrap_used)]
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use culvert_netns_tests::{
+    Capture, Conversation, Deployment, Role, Seen, Settings, Topology, Watchlist, ping, wait_for,
+};
+
+const PORT: u16 = 7000;
+const PROBE: Duration = Duration::from_millis(10);
+const READY: Duration = Duration::from_secs(20);
+const MARKER: &[u8] = b"words that nobody may read";
+
+/// Captures at both routers, where every packet that leaves a cluster passes, whoever masqueraded it.
+struct Watch {
+    captures: Vec<Capture>,
+}
+
+impl Watch {
+    fn start(deployment: &Deployment) -> Self {
+        let clusters = deployment.lab.clusters();
+        let subnets = clusters.iter().flat_map(|cluster| [cluster.plan.pod_cidr, cluster.plan.service_cidr]).collect();
+        let watchlist = Watchlist { markers: vec![MARKER.to_vec()], subnets };
+        let start = |link: &str| {
+            clusters.iter().map(|cluster| Capture::start(&cluster.router, link, watchlist.clone()).unwrap()).collect()
+        };
+        Self { captures: start("wan") }
+    }
+
+    fn assert_clean(self) {
+        for capture in self.captures {
+            let seen = capture.finish().unwrap();
+            assert_eq!((seen.with_marker, seen.addresses.len()), (0, 0), "{seen:?}");
+        }
+    }
+
+    fn finish(self) -> Vec<Seen> {
+        self.captures.into_iter().map(|capture| capture.finish().unwrap()).collect()
+    }
+}
+
+/// Probes all pods and the service of `there` from every pod and node of `here`.
+fn probe_everything(deployment: &Deployment, here: &str, there: &str) {
+    for from in &deployment.lab.cluster(here).nodes {
+        for namespace in [&from.pod, &from.namespace] {
+            for to in &deployment.lab.cluster(there).nodes {
+                ping(namespace, to.pod_address, 3, PROBE).unwrap();
+            }
+            ping(namespace, deployment.lab.cluster(there).plan.service_address(), 3, PROBE).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_watch_sees_what_leaves_in_the_clear() {
+    let lab = culvert_netns_tests::Lab::build(&Topology::routed()).unwrap();
+    let deployment = Deployment::new(lab, Settings::default()).unwrap();
+    let watch = Watch::start(&deployment);
+    probe_everything(&deployment, "east", "west");
+    let seen = watch.finish();
+    assert!(!seen[0].addresses.is_empty(), "{seen:?}");
+}
+
+#[test]
+fn nothing_leaks_while_a_gateway_is_dead_and_old_flows_resume() {
+    let mut deployment = Deployment::connected(&Topology::east_west(), Settings::default()).unwrap();
+    let (east, west) = (deployment.lab.node("east", "worker"), deployment.lab.node("west", "worker"));
+    let to = SocketAddrV4::new(west.pod_address, PORT);
+    let mut conversation = Conversation::open(&east.pod, &west.pod, to).unwrap();
+    conversation.say(b"hello").unwrap();
+    conversation.hear(b"hello", READY).unwrap();
+
+    let watch = Watch::start(&deployment);
+    deployment.kill("east", "gw", Role::Gateway).unwrap();
+    conversation.say(MARKER).unwrap();
+    probe_everything(&deployment, "east", "west");
+    probe_everything(&deployment, "west", "east");
+    deployment.start("east", "gw", Role::Gateway).unwrap();
+    deployment.daemon("east", "gw", Role::Gateway).wait_ready(READY).unwrap();
+    conversation.hear(MARKER, READY).unwrap();
+    watch.assert_clean();
+}
+
+#[test]
+fn nothing_leaks_while_no_gateway_is_active() {
+    let mut deployment = Deployment::connected(&Topology::east_west(), Settings::default()).unwrap();
+    for cluster in ["east", "west"] {
+        deployment.terminate(cluster, "gw", Role::Gateway).unwrap();
+    }
+    let watch = Watch::start(&deployment);
+    probe_everything(&deployment, "east", "west");
+    probe_everything(&deployment, "west", "east");
+    watch.assert_clean();
+}
+
+#[test]
+fn nothing_leaks_to_a_cluster_that_left() {
+    let mut deployment = Deployment::connected(&Topology::east_west(), Settings::default()).unwrap();
+    let watch = Watch::start(&deployment);
+    deployment.uninstall("west").unwrap();
+    assert_eq!(deployment.leftovers("west").unwrap(), Vec::<String>::new());
+    probe_everything(&deployment, "east", "west");
+    deployment.wait_disconnected("east", "west").unwrap();
+    probe_everything(&deployment, "east", "west");
+    watch.assert_clean();
+}
+
+#[test]
+fn removal_leaves_nothing_on_any_node() {
+    let mut deployment = Deployment::connected(&Topology::east_west(), Settings::default()).unwrap();
+    let there = |deployment: &Deployment| deployment.leftovers("east").unwrap();
+    assert!(!there(&deployment).is_empty());
+    deployment.uninstall("east").unwrap();
+    wait_for("the removal", READY, || Ok(there(&deployment).is_empty().then_some(()))).unwrap();
+}

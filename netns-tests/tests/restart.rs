@@ -1,0 +1,120 @@
+//! Daemons that end, by accident or by order, and what that costs (Submariner's cases R1 to R4, and suspension).
+
+#![allow(clippy::unwrap_used)]
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use culvert_netns_tests::{
+    Conversation, Deployment, Namespace, NodePlan, Pinger, Role, Settings, Topology, transfer, wait_for,
+};
+use nix::sys::signal::Signal;
+
+const PORT: u16 = 7000;
+const PROBE: Duration = Duration::from_millis(10);
+const READY: Duration = Duration::from_secs(20);
+/// The longest outage after a gateway was killed and started again at once.
+const RESTART_BUDGET: Duration = Duration::from_secs(1);
+
+fn worker_pods(deployment: &Deployment) -> (Namespace, Namespace, Ipv4Addr) {
+    let (east, west) = (deployment.lab.node("east", "worker"), deployment.lab.node("west", "worker"));
+    (east.pod.clone(), west.pod.clone(), west.pod_address)
+}
+
+fn restart(deployment: &mut Deployment, cluster: &str, node: &str, role: Role) {
+    deployment.kill(cluster, node, role).unwrap();
+    deployment.start(cluster, node, role).unwrap();
+    deployment.daemon(cluster, node, role).wait_ready(READY).unwrap();
+}
+
+/// R1, with SIGKILL and under load: a bulk transfer and an old connection live through it.
+#[test]
+fn a_gateway_killed_under_load_is_back_within_a_second() {
+    let mut deployment = Deployment::connected(&Topology::east_west(), Settings::default()).unwrap();
+    let (east, west, address) = worker_pods(&deployment);
+    let mut conversation = Conversation::open(&east, &west, SocketAddrV4::new(address, PORT)).unwrap();
+    for cluster in ["east", "west"] {
+        let load = {
+            let (east, west) = (east.clone(), west.clone());
+            let payload = vec![7; 50_000_000];
+            std::thread::spawn(move || transfer(&east, &west, SocketAddrV4::new(address, PORT + 1), &payload))
+        };
+        let pinger = Pinger::start(&east, address, PROBE).unwrap();
+        conversation.say(b"before").unwrap();
+        conversation.hear(b"before", READY).unwrap();
+
+        restart(&mut deployment, cluster, "gw", Role::Gateway);
+        deployment.wait_reachable(&east, address).unwrap();
+
+        conversation.say(b"after").unwrap();
+        conversation.hear(b"after", READY).unwrap();
+        let loaded = load.join().unwrap();
+        deployment.explain(loaded).unwrap();
+        let pings = pinger.finish().unwrap();
+        assert!(pings.longest_outage < RESTART_BUDGET, "{cluster}: {pings:?}\n{}", deployment.logs());
+    }
+    conversation.close().unwrap();
+}
+
+/// R2: no probe is lost when the active gateway is told to end while another stands by, and back again.
+#[test]
+fn a_standby_takes_over_without_loss() {
+    let mut topology = Topology::east_west();
+    topology.cluster_mut("east").nodes.push(NodePlan::worker("standby"));
+    let mut deployment = Deployment::connected(&topology, Settings::default()).unwrap();
+    let (east, _, address) = worker_pods(&deployment);
+    for (ending, taking) in [("gw", "standby"), ("standby", "gw")] {
+        deployment.start("east", taking, Role::Gateway).unwrap();
+        deployment.daemon("east", taking, Role::Gateway).wait_ready(READY).unwrap();
+        let pinger = Pinger::start(&east, address, PROBE).unwrap();
+        deployment.terminate("east", ending, Role::Gateway).unwrap();
+        deployment.wait_active("east", taking).unwrap();
+        deployment.wait_reachable(&east, address).unwrap();
+        let pings = pinger.finish().unwrap();
+        assert_eq!(pings.lost, 0, "{ending} to {taking}: {pings:?}\n{}", deployment.logs());
+    }
+}
+
+/// R3 and R4: what the route agent made in the kernel stays while it is away.
+#[test]
+fn a_route_agent_restarts_without_loss() {
+    let mut deployment = Deployment::connected(&Topology::east_west(), Settings::default()).unwrap();
+    let (east, _, address) = worker_pods(&deployment);
+    for node in ["gw", "worker"] {
+        let pinger = Pinger::start(&east, address, PROBE).unwrap();
+        restart(&mut deployment, "east", node, Role::RouteAgent);
+        deployment.wait_reachable(&east, address).unwrap();
+        let pings = pinger.finish().unwrap();
+        assert_eq!(pings.lost, 0, "{node}: {pings:?}\n{}", deployment.logs());
+    }
+}
+
+#[test]
+fn a_suspended_peer_is_reported_and_comes_back() {
+    let mut deployment = Deployment::connected(&Topology::east_west(), Settings::default()).unwrap();
+    let (east, _, address) = worker_pods(&deployment);
+    let gateway = deployment.daemon("west", "gw", Role::Gateway);
+    gateway.signal(Signal::SIGSTOP).unwrap();
+    deployment.wait_disconnected("east", "west").unwrap();
+    deployment.daemon("west", "gw", Role::Gateway).signal(Signal::SIGCONT).unwrap();
+    deployment.wait_connected(&["east", "west"]).unwrap();
+    deployment.wait_reachable(&east, address).unwrap();
+}
+
+#[test]
+fn a_peer_whose_address_changes_is_followed() {
+    let deployment = Deployment::connected(&Topology::east_west(), Settings::default()).unwrap();
+    let (east, _, address) = worker_pods(&deployment);
+    let west = deployment.lab.cluster("west");
+    // The router masquerades to another address from now on; the flows it knows are cut.
+    west.router.ip("addr add 203.0.113.100/32 dev wan").unwrap();
+    deployment.lab.internet()[1].ip(&format!("route add 203.0.113.100/32 via {}", west.wan_address)).unwrap();
+    deployment.lab.internet()[0].ip("route add 203.0.113.100/32 via 203.0.113.254").unwrap();
+    west.router.nft("flush table ip router\nadd rule ip router postrouting oifname wan snat to 203.0.113.100").unwrap();
+    west.router.run("conntrack -F").unwrap();
+    wait_for("an answer along the new address", READY, || {
+        let pings = culvert_netns_tests::ping(&east, address, 1, PROBE)?;
+        Ok((pings.lost == 0).then_some(()))
+    })
+    .unwrap();
+}

@@ -1,0 +1,185 @@
+//! One pass of the route agent: read records and node, decide, apply, publish.
+//!
+//! A store that is away changes nothing: the last records that were read go on to count, and before the first the
+//! kernel is left as an earlier process set it.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Instant;
+
+use culvert_api::RouteAgent;
+use culvert_kernel::{Kernel, KernelError, node_facts, route_to};
+use culvert_model::{Addresses, IpFamily};
+use culvert_route_agent_core::{Inputs, desired, targets};
+use culvert_runtime::Records;
+use culvert_runtime::reconcile::{Pass, Wake};
+
+use crate::config::Config;
+use crate::known::Known;
+use crate::pinger::{Pinger, Wanted};
+use crate::status::{self, ProbeStates, REFRESH, Report};
+
+/// Addresses that are reached by the default route wherever there is one (RFC 5737, RFC 3849). Nothing is sent there.
+const ELSEWHERE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+
+/// The route agent of one node.
+pub(crate) struct Agent {
+    config: Config,
+    records: Records,
+    kernel: Kernel,
+    pinger: Option<Pinger>,
+    /// `None` until the store was read once.
+    known: Option<Known>,
+    /// This node's addresses as last seen: a default route that is away for a moment changes no device.
+    address: Addresses,
+    /// What is not as it should be and was logged.
+    told: BTreeSet<String>,
+    store_away: bool,
+    ready: bool,
+    published: Option<Instant>,
+}
+
+impl Agent {
+    pub(crate) fn new(config: Config, records: Records, kernel: Kernel, wake: Wake) -> Self {
+        Self {
+            pinger: config.probe.map(|pace| Pinger::start(pace, wake)),
+            address: config.address.unwrap_or_default(),
+            config,
+            records,
+            kernel,
+            known: None,
+            told: BTreeSet::new(),
+            store_away: false,
+            ready: false,
+            published: None,
+        }
+    }
+
+    /// Makes one pass.
+    pub(crate) async fn pass(&mut self) -> Pass {
+        let store_read = self.read_records().await;
+        let Some(known) = self.known.take() else { return Pass::Failed };
+        let outcome = self.pass_with(&known).await;
+        self.known = Some(known);
+        match outcome {
+            Ok(Pass::Done) if store_read => Pass::Done,
+            Ok(Pass::Done | Pass::Failed) => Pass::Failed,
+            Err(error) => {
+                // How the others stand is not known.
+                let mut obstacles = self.told.clone();
+                obstacles.insert(error.to_string());
+                self.tell(obstacles);
+                Pass::Failed
+            }
+        }
+    }
+
+    async fn read_records(&mut self) -> bool {
+        match Known::read(&self.records, self.known.as_ref().unwrap_or(&Known::default())).await {
+            Ok(known) => {
+                self.known = Some(known);
+                if std::mem::replace(&mut self.store_away, false) {
+                    tracing::info!("Records can be read again");
+                }
+                true
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.store_away, true) {
+                    tracing::warn!(%error, "Records cannot be read; routes stay as they are");
+                }
+                false
+            }
+        }
+    }
+
+    async fn pass_with(&mut self, known: &Known) -> Result<Pass, KernelError> {
+        let facts = node_facts().await?;
+        self.find_address().await;
+        let (inputs, mut obstacles) = known.inputs(&self.config, self.address, &facts);
+        let (state, refused) = desired(&inputs);
+        obstacles.extend(refused.iter().map(ToString::to_string));
+        let report = self.kernel.converge(&state).await?;
+        let complete = report.failed.is_empty();
+        obstacles.extend(report.failed);
+        if report.applied > 0 {
+            tracing::debug!(steps = report.applied, "Kernel state is changed");
+        }
+        self.tell(obstacles);
+        if !std::mem::replace(&mut self.ready, true) {
+            tracing::info!(node = %self.config.node, cluster = %self.config.cluster, "Route agent is ready");
+        }
+        let published = self.store_away || self.publish(known, &inputs).await;
+        Ok(if complete && published { Pass::Done } else { Pass::Failed })
+    }
+
+    /// Looks up the node's addresses, unless they are configured.
+    async fn find_address(&mut self) {
+        if self.config.address.is_some() {
+            return;
+        }
+        for elsewhere in ELSEWHERE {
+            match route_to(elsewhere, None).await {
+                Ok(route) => {
+                    if let Some(source) = route.and_then(|route| route.source) {
+                        self.address.set(source);
+                    }
+                }
+                // A kernel without IPv6 knows no routes of that family.
+                Err(error) => tracing::debug!(%error, %elsewhere, "Route to the outside is not known"),
+            }
+        }
+    }
+
+    /// Writes the node's record if more than round-trip times changed, or a minute has passed.
+    async fn publish(&mut self, known: &Known, inputs: &Inputs) -> bool {
+        let targets = targets(inputs, self.config.probe.is_some());
+        let report = Report {
+            config: &self.config,
+            address: self.address,
+            obstacles: &self.told,
+            endpoints: &known.endpoints,
+            targets: &targets,
+            probes: &self.probe(inputs),
+        };
+        let found = known.agents.get(&status::record_name(&self.config));
+        let record: RouteAgent = report.record(found);
+        let fresh = self.published.is_some_and(|time| time.elapsed() < REFRESH);
+        if fresh && found.is_some_and(|found| status::same_but_times(found, &record)) {
+            return true;
+        }
+        match self.records.apply(&record).await {
+            Ok(_) => {
+                self.published = Some(Instant::now());
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "RouteAgent record is not written");
+                false
+            }
+        }
+    }
+
+    /// Tells the pinger what to probe and returns what it found out.
+    fn probe(&self, inputs: &Inputs) -> ProbeStates {
+        let Some(pinger) = &self.pinger else { return ProbeStates::new() };
+        let source = |family| inputs.cni_address(family).map(|(_, address)| address);
+        let targets = targets(inputs, true).into_iter().filter_map(|(name, target)| Some((name, target.ok()?)));
+        pinger.want(Wanted {
+            sources: IpFamily::ALL.into_iter().filter_map(source).collect(),
+            targets: targets.collect(),
+        });
+        pinger.states()
+    }
+
+    /// Logs what is new among the obstacles, and what is over.
+    fn tell(&mut self, obstacles: BTreeSet<String>) {
+        for detail in obstacles.difference(&self.told) {
+            tracing::warn!(detail, "Something is not routed as it should be");
+        }
+        for detail in self.told.difference(&obstacles) {
+            tracing::info!(detail, "An obstacle is gone");
+        }
+        self.told = obstacles;
+    }
+}

@@ -1,0 +1,172 @@
+//! What the route agent is told: [`Args`] as typed, [`Config`] as meant.
+//!
+//! Environment variables are Submariner's (chapter 7) where it has one of that meaning.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use clap::builder::{BoolishValueParser, FalseyValueParser};
+use culvert_model::{Addresses, ClusterId};
+use culvert_route_agent_core::Pace;
+use culvert_runtime::flags::{self, FlagError};
+use culvert_runtime::logging::LogFormat;
+use ipnet::IpNet;
+
+/// Routes this node's traffic for other clusters to the cluster's gateway.
+#[derive(Debug, Parser)]
+#[command(name = "culvert-route-agent", version)]
+pub struct Args {
+    /// Id of this cluster: a DNS label.
+    #[arg(long, env = "SUBMARINER_CLUSTERID")]
+    pub cluster_id: String,
+    /// Pod CIDRs of this cluster, separated by commas.
+    #[arg(long, env = "SUBMARINER_CLUSTERCIDR", value_delimiter = ',', required = true)]
+    pub cluster_cidr: Vec<String>,
+    /// Service CIDRs of this cluster, separated by commas.
+    #[arg(long, env = "SUBMARINER_SERVICECIDR", value_delimiter = ',')]
+    pub service_cidr: Vec<String>,
+    /// Directory of this cluster's records.
+    #[arg(long, env = "CULVERT_RECORDS")]
+    pub records: PathBuf,
+    /// Name of this node [default: the host name].
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Address of this node, or one of each family [default: the source of the default route].
+    #[arg(long, env = "CULVERT_NODE_IP", value_delimiter = ',')]
+    pub node_ip: Vec<String>,
+    /// Whether to probe the other clusters' gateways.
+    #[arg(
+        long,
+        env = "SUBMARINER_HEALTHCHECKENABLED",
+        action = clap::ArgAction::Set,
+        default_value = "true",
+        value_parser = BoolishValueParser::new()
+    )]
+    pub health_check: bool,
+    /// Interval of the gateways' probes in milliseconds; nodes probe 60 times more seldom.
+    #[arg(
+        long,
+        env = "CULVERT_HEALTHCHECK_INTERVAL_MS",
+        default_value_t = 200,
+        value_parser = clap::value_parser!(u64).range(10..=60_000)
+    )]
+    pub health_check_interval_ms: u64,
+    /// Probes in a row that may be lost.
+    #[arg(long, env = "CULVERT_HEALTHCHECK_MAX_PACKET_LOSS", default_value_t = 4)]
+    pub health_check_max_packet_loss: u32,
+    /// Remove all that is the route agent's from this node, and its record, and exit.
+    #[arg(long, env = "SUBMARINER_UNINSTALL", value_parser = FalseyValueParser::new())]
+    pub uninstall: bool,
+    /// off, error, warn, info, debug, trace, or directives such as info,culvert_kernel=debug.
+    #[arg(long, env = "CULVERT_LOG", default_value = "info")]
+    pub log_level: String,
+    /// How log lines look.
+    #[arg(long, env = "CULVERT_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// What the route agent works with, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub cluster: ClusterId,
+    pub pods: Vec<IpNet>,
+    pub services: Vec<IpNet>,
+    pub records: PathBuf,
+    pub node: String,
+    /// `None`: the sources of the default routes.
+    pub address: Option<Addresses>,
+    /// `None`: no health check.
+    pub probe: Option<Pace>,
+}
+
+impl TryFrom<Args> for Config {
+    type Error = FlagError;
+
+    fn try_from(args: Args) -> Result<Self, Self::Error> {
+        let pods = flags::subnets("--cluster-cidr", &args.cluster_cidr)?;
+        if pods.is_empty() {
+            return Err(FlagError::NoCidr { flag: "--cluster-cidr" });
+        }
+        let pace =
+            Pace::of_node(Duration::from_millis(args.health_check_interval_ms), args.health_check_max_packet_loss);
+        Ok(Self {
+            cluster: args.cluster_id.parse()?,
+            pods,
+            services: flags::subnets("--service-cidr", &args.service_cidr)?,
+            records: args.records,
+            node: flags::node_name(args.node_name)?,
+            address: flags::addresses("--node-ip", &args.node_ip)?,
+            probe: args.health_check.then_some(pace),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(flags: &[&str]) -> Result<Config, FlagError> {
+        let fixed = ["culvert-route-agent", "--cluster-id=east", "--records=/r", "--cluster-cidr=10.1.0.0/16"];
+        Config::try_from(Args::try_parse_from(fixed.iter().chain(flags)).unwrap())
+    }
+
+    fn refusal(flags: &[&str]) -> String {
+        parsed(flags).expect_err("bad flags").to_string()
+    }
+
+    #[test]
+    fn flags_become_values() {
+        let config = parsed(&[
+            "--cluster-cidr=10.3.4.5/16,fd01::/48",
+            "--service-cidr=100.1.0.0/16",
+            "--node-name=n1",
+            "--node-ip=192.168.1.10,fd00::10",
+        ])
+        .unwrap();
+
+        let texts: Vec<String> = config.pods.iter().map(IpNet::to_string).collect();
+        assert_eq!(texts, ["10.1.0.0/16", "10.3.0.0/16", "fd01::/48"]);
+        assert_eq!(config.services.len(), 1);
+        assert_eq!(config.node, "n1");
+        assert_eq!(config.address.unwrap().iter().count(), 2);
+        assert_eq!(config.probe.unwrap().answered, Duration::from_secs(12));
+    }
+
+    #[test]
+    fn the_health_check_can_be_switched_off() {
+        assert_eq!(parsed(&["--health-check=false"]).unwrap().probe, None);
+    }
+
+    #[test]
+    fn bad_values_are_refused_by_flag_and_value() {
+        for (flag, words) in [
+            ("--cluster-cidr=10.1.0.0", "--cluster-cidr: \"10.1.0.0\" is no CIDR"),
+            ("--service-cidr=100.1.0.0/33", "--service-cidr: \"100.1.0.0/33\" is no CIDR"),
+            ("--service-cidr=0.0.0.0/0", "--service-cidr: 0.0.0.0/0 covers every address"),
+            ("--node-ip=eth0", "--node-ip: \"eth0\" is no address"),
+            ("--node-ip=127.0.0.1", "--node-ip: \"127.0.0.1\" is no address"),
+            ("--node-ip=10.0.0.1,10.0.0.2", "--node-ip names two IPv4 addresses"),
+            ("--node-name=../..", "--node-name: \"../..\" is no name"),
+        ] {
+            assert!(refusal(&[flag]).starts_with(words), "{flag}: {}", refusal(&[flag]));
+        }
+    }
+
+    #[test]
+    fn a_cluster_id_that_is_no_label_and_missing_pods_are_refused() {
+        let args = |id: &str, pods: &str| {
+            let flags = ["culvert-route-agent", "--records=/r", "--cluster-id", id, "--cluster-cidr", pods];
+            Config::try_from(Args::try_parse_from(flags).unwrap()).expect_err("bad flags").to_string()
+        };
+        assert!(args("East", "10.1.0.0/16").contains("\"East\" is no DNS label"));
+        assert!(args("east", "").contains("--cluster-cidr is empty"));
+    }
+
+    #[test]
+    fn probes_may_not_be_sent_without_a_pause() {
+        let flags =
+            ["x", "--cluster-id=a", "--records=/r", "--cluster-cidr=10.1.0.0/16", "--health-check-interval-ms=0"];
+        assert!(Args::try_parse_from(flags).is_err());
+    }
+}

@@ -1,0 +1,75 @@
+//! The route agent: on every node, routes to the other clusters by way of this cluster's gateway.
+//!
+//! It follows the records and the kernel: any change of either leads to a pass ([`agent::Agent::pass`]), which computes
+//! the desired state (`route-agent/core`), applies what differs, and writes the node's RouteAgent record. When it ends
+//! it leaves everything as it is, so that a restart costs no packet; [`uninstall`] removes it.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod config;
+
+mod agent;
+mod known;
+mod pinger;
+mod status;
+
+use anyhow::{Context, bail};
+use culvert_api::RouteAgent;
+use culvert_kernel::{Changes, Kernel};
+use culvert_netstate::State;
+use culvert_netstate::own::Owner;
+use culvert_runtime::Records;
+use culvert_runtime::reconcile::{self, Wake};
+use culvert_runtime::shutdown::Shutdown;
+
+use crate::agent::Agent;
+use crate::config::Config;
+
+/// Runs the route agent in the network namespace of this thread until `shutdown`.
+///
+/// # Errors
+///
+/// What keeps it from starting: no access to the kernel above all. Later failures are logged and tried again.
+pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let kernel = Kernel::open(Owner::route_agent()).await?;
+    let mut kernel_changes = Changes::open()?;
+    let records = Records::open(config.records.clone());
+    let mut record_changes = records.watch();
+    let wake = Wake::default();
+    let mut agent = Agent::new(config, records, kernel, wake.clone());
+    let ring = async {
+        loop {
+            tokio::select! {
+                () = kernel_changes.changed() => wake.wake(),
+                () = record_changes.changed() => wake.wake(),
+            }
+        }
+    };
+    tokio::select! {
+        () = reconcile::run(&wake, &shutdown, async || agent.pass().await) => {}
+        () = ring => {}
+    }
+    tracing::info!("Route agent ends, routes stay");
+    Ok(())
+}
+
+/// Removes all that is the route agent's from the kernel, and the node's record.
+///
+/// # Errors
+///
+/// Names what is left; what could be removed is removed all the same.
+pub async fn uninstall(config: &Config) -> anyhow::Result<()> {
+    let mut kernel = Kernel::open(Owner::route_agent()).await?;
+    let report = kernel.converge(&State::default()).await?;
+    let name = status::record_name(config);
+    let deleted = Records::open(config.records.clone()).delete::<RouteAgent>(&name).await;
+    if !report.failed.is_empty() {
+        bail!(
+            "some things are left in the kernel: {}; uninstall again once the cause is gone",
+            report.failed.join("; ")
+        );
+    }
+    deleted.with_context(|| format!("RouteAgent record {name} is not deleted, all else is removed"))?;
+    tracing::info!(removed = report.applied, "Route agent is uninstalled");
+    Ok(())
+}

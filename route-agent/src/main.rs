@@ -1,0 +1,31 @@
+//! Starts the route agent: `culvert-route-agent --help` lists what it takes.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use culvert_route_agent::config::{Args, Config};
+use culvert_runtime::logging;
+use culvert_runtime::shutdown::Shutdown;
+
+// One thread: a network namespace belongs to a thread, and there is little to do.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match start(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Logging may be what failed.
+            eprintln!("culvert-route-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start(args: Args) -> anyhow::Result<()> {
+    logging::init(args.log_format, &args.log_level)?;
+    let uninstall = args.uninstall;
+    let config = Config::try_from(args)?;
+    if uninstall {
+        return culvert_route_agent::uninstall(&config).await;
+    }
+    culvert_route_agent::run(config, Shutdown::install()?).await
+}

@@ -1,0 +1,103 @@
+//! Sends and receives the echo messages that the core's probes ask for, from the node's CNI address.
+//!
+//! A task of its own, since a pass may take longer than an answer.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use culvert_model::Addresses;
+use culvert_route_agent_core::{Pace, Probes};
+use culvert_runtime::echo::EchoSockets;
+use culvert_runtime::reconcile::Wake;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::status::ProbeStates;
+
+/// What is to be probed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Where echoes come from, by family.
+    pub(crate) sources: Addresses,
+    /// Addresses by cable name.
+    pub(crate) targets: BTreeMap<String, IpAddr>,
+}
+
+/// The running probes; they end with it.
+pub(crate) struct Pinger {
+    wanted: watch::Sender<Wanted>,
+    states: watch::Receiver<ProbeStates>,
+    task: JoinHandle<()>,
+}
+
+impl Pinger {
+    /// Starts with nothing to probe; `wake` rings whenever a probe's state changes.
+    pub(crate) fn start(pace: Pace, wake: Wake) -> Self {
+        let (wanted, receiver) = watch::channel(Wanted::default());
+        let (sender, states) = watch::channel(ProbeStates::new());
+        let task = tokio::spawn(run(Probes::new(pace), receiver, sender, wake));
+        Self { wanted, states, task }
+    }
+
+    /// Changes what is probed.
+    pub(crate) fn want(&self, wanted: Wanted) {
+        self.wanted.send_if_modified(|current| {
+            let differs = *current != wanted;
+            *current = wanted;
+            differs
+        });
+    }
+
+    /// Returns the states of the probes.
+    pub(crate) fn states(&self) -> ProbeStates {
+        self.states.borrow().clone()
+    }
+}
+
+impl Drop for Pinger {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn run(mut probes: Probes, mut wanted: watch::Receiver<Wanted>, states: watch::Sender<ProbeStates>, wake: Wake) {
+    let mut sockets = EchoSockets::default();
+    loop {
+        while let Some(echo) = probes.poll_transmit(Instant::now()) {
+            sockets.send(echo.destination, echo.sequence).await;
+        }
+        if replace(&states, probes.states()) {
+            wake.wake();
+        }
+        let due = probes.poll_timeout();
+        tokio::select! {
+            changed = wanted.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let wanted = wanted.borrow_and_update();
+                sockets.bind(wanted.sources);
+                probes.handle_targets(&wanted.targets, Instant::now());
+            }
+            () = wait_until(due) => {}
+            (from, sequence) = sockets.receive() => probes.handle_reply(from, sequence, Instant::now()),
+        }
+    }
+}
+
+/// Stores the new states and tells whether more than times changed.
+fn replace(states: &watch::Sender<ProbeStates>, new: ProbeStates) -> bool {
+    let old = states.send_replace(new);
+    let new = states.borrow();
+    let stripped =
+        |states: &ProbeStates| states.iter().map(|(name, (state, _))| (name.clone(), *state)).collect::<Vec<_>>();
+    stripped(&old) != stripped(&new)
+}
+
+async fn wait_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,49 @@
+//! Which system packages the demo and the tests need, and how a Debian machine gets them.
+
+use std::env;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::succeed;
+
+/// Programs that must be there, and the Debian packages that have them.
+const NEEDED: [(&str, &str); 6] = [
+    ("ip", "iproute2"),
+    ("ss", "iproute2"),
+    ("nft", "nftables"),
+    ("ping", "iputils-ping"),
+    ("conntrack", "conntrack"),
+    ("iperf3", "iperf3"),
+];
+
+/// Installs what is missing, and says which before.
+///
+/// # Errors
+///
+/// Something is missing and this is no Debian, or the installation failed.
+pub(crate) fn install() -> Result<()> {
+    let mut missing: Vec<&str> =
+        NEEDED.iter().filter(|(program, _)| !installed(program)).map(|(_, name)| *name).collect();
+    missing.dedup();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("Missing system packages, to be installed: {}", missing.join(" "));
+    if !installed("apt-get") {
+        bail!("this system has no apt-get: install {} by its own means", missing.join(", "));
+    }
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").arg("--quiet");
+        command
+    };
+    succeed(apt().arg("update"))?;
+    succeed(apt().args(["install", "--yes", "--no-install-recommends"]).args(missing))
+}
+
+fn installed(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|directory| Path::new(&directory).join(program).is_file())
+}
