@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use culvert_api::{Endpoint, Gateway};
-use culvert_runtime::Records;
+use culvert_runtime::{Records, StoreError};
 
 use crate::args::Output;
 use crate::table::{self, Cell, Colour};
@@ -13,8 +13,10 @@ use crate::view::{ConnectionRow, EndpointRow, GatewayRow, Place, RowStatus, Snap
 /// Reads the store at `root`; the second value says, one line each, which records could not be read.
 pub(crate) async fn read(root: &Path) -> anyhow::Result<(Snapshot, Vec<String>)> {
     let records = Records::open(root);
-    let gateways = records.list::<Gateway>().await?;
-    let endpoints = records.list::<Endpoint>().await?;
+    // The text of a store's error holds its cause already.
+    let told = |error: StoreError| anyhow::Error::msg(error.to_string());
+    let gateways = records.list::<Gateway>().await.map_err(told)?;
+    let endpoints = records.list::<Endpoint>().await.map_err(told)?;
     let problems = gateways.problems.iter().chain(&endpoints.problems).map(ToString::to_string).collect();
     Ok((Snapshot { gateways: gateways.records, endpoints: endpoints.records }, problems))
 }

@@ -1,6 +1,6 @@
 //! The route agent: on every node, routes to the other clusters by way of this cluster's gateway.
 //!
-//! It follows the records and the kernel: any change of either leads to a pass ([`agent::Agent::pass`]), which computes
+//! It follows the records and the kernel: any change of either leads to a pass (`Agent::pass`), which computes
 //! the desired state (`route-agent/core`), applies what differs, and writes the node's RouteAgent record. When it ends
 //! it leaves everything as it is, so that a restart costs no packet; [`uninstall`] removes it.
 

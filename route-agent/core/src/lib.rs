@@ -1,6 +1,6 @@
 //! Decides what the route agent wants of its node's kernel, and whether the remote clusters answer from this node.
 //!
-//! [`desired`] turns records and node facts into a [`culvert_netstate::State`]; [`Probes`] is the sans-IO machine of
+//! [`desired()`] turns records and node facts into a [`culvert_netstate::State`]; [`Probes`] is the sans-IO machine of
 //! the health check. Both are free of I/O: the caller passes in what it has read, and the time.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
