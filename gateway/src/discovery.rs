@@ -5,17 +5,18 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
 use culvert_gateway_core::nat_discovery::{NatChoice, NatChoices, NatDiscovery, OwnEndpoint, Probe};
 use culvert_model::{CableName, Endpoint};
 use culvert_netstate::own::OUTER_MARK;
 use culvert_runtime::reconcile::Wake;
+use culvert_runtime::task::{Ended, Task};
 use nix::sys::socket::{setsockopt, sockopt::Mark};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 /// Larger datagrams are none of the protocol's.
 const BUFFER: usize = 2048;
@@ -111,14 +112,14 @@ fn source_towards(to: SocketAddr, port: u16) -> Option<SocketAddr> {
 pub(crate) struct Discovery {
     peers: watch::Sender<Vec<Endpoint>>,
     choices: watch::Receiver<NatChoices>,
-    task: JoinHandle<()>,
+    task: Task,
 }
 
 impl Discovery {
     /// Starts with what the previous run found; `wake` rings whenever a choice changes.
     pub(crate) fn start(
         own: OwnEndpoint,
-        sockets: Option<Sockets>,
+        sockets: Option<Arc<Sockets>>,
         seeds: Vec<(CableName, NatChoice)>,
         first_number: u64,
         wake: Wake,
@@ -129,7 +130,7 @@ impl Discovery {
         }
         let (peers, wanted) = watch::channel(Vec::new());
         let (found, choices) = watch::channel(machine.choices());
-        let task = tokio::spawn(run(machine, sockets, wanted, found, wake));
+        let task = Task::spawn("NAT discovery", wake.clone(), run(machine, sockets, wanted, found, wake));
         Self { peers, choices, task }
     }
 
@@ -145,17 +146,16 @@ impl Discovery {
     pub(crate) fn choices(&self) -> NatChoices {
         self.choices.borrow().clone()
     }
-}
 
-impl Drop for Discovery {
-    fn drop(&mut self) {
-        self.task.abort();
+    /// Makes sure that it still runs.
+    pub(crate) fn check(&self) -> Result<(), Ended> {
+        self.task.check()
     }
 }
 
 async fn run(
     mut machine: NatDiscovery,
-    sockets: Option<Sockets>,
+    sockets: Option<Arc<Sockets>>,
     mut wanted: watch::Receiver<Vec<Endpoint>>,
     found: watch::Sender<NatChoices>,
     wake: Wake,
@@ -180,7 +180,7 @@ async fn run(
                 machine.set_peers(wanted.borrow_and_update().iter(), Instant::now());
             }
             () = wait_until(machine.poll_timeout()) => {}
-            received = receive(sockets.as_ref(), &mut buffer) => {
+            received = receive(sockets.as_deref(), &mut buffer) => {
                 if let Ok((length, from)) = received
                     && let Some(answer) = machine.handle_datagram(&buffer[..length], from, Instant::now())
                     && let Some(sockets) = &sockets

@@ -4,13 +4,17 @@
 
 use std::time::{Duration, Instant};
 
+use culvert_api::{Cluster, Endpoint, Record};
 use culvert_broker::{SyncError, Syncer};
 use culvert_model::{ClusterId, ForeignSubnets};
 use culvert_runtime::Records;
 use culvert_runtime::reconcile::{Backoff, INTERVAL, SETTLE, Wake};
+use culvert_runtime::task::{Ended, Task};
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+
+/// What goes through the broker.
+const KINDS: &[&str] = &[Cluster::PLURAL, Endpoint::PLURAL];
 
 /// What the last pass says, in words for a status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,7 +29,7 @@ pub(crate) struct Exchange {
     /// `None` while this gateway is not the active one.
     foreign: watch::Sender<Option<ForeignSubnets>>,
     outcome: watch::Receiver<Outcome>,
-    task: JoinHandle<()>,
+    task: Task,
 }
 
 impl Exchange {
@@ -33,7 +37,7 @@ impl Exchange {
     pub(crate) fn start(cluster: ClusterId, local: Records, broker: Records, wake: Wake) -> Self {
         let (foreign, wanted) = watch::channel(None);
         let (sender, outcome) = watch::channel(Outcome::default());
-        let task = tokio::spawn(run(cluster, local, broker, wanted, sender, wake));
+        let task = Task::spawn("the broker sync", wake.clone(), run(cluster, local, broker, wanted, sender, wake));
         Self { foreign, outcome, task }
     }
 
@@ -49,11 +53,10 @@ impl Exchange {
     pub(crate) fn outcome(&self) -> Outcome {
         self.outcome.borrow().clone()
     }
-}
 
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        self.task.abort();
+    /// Makes sure that it still runs.
+    pub(crate) fn check(&self) -> Result<(), Ended> {
+        self.task.check()
     }
 }
 
@@ -65,8 +68,8 @@ async fn run(
     outcome: watch::Sender<Outcome>,
     wake: Wake,
 ) {
-    let mut local_changes = local.watch();
-    let mut broker_changes = broker.watch();
+    let mut local_changes = local.watch(KINDS);
+    let mut broker_changes = broker.watch(KINDS);
     let mut syncer = Syncer::new(cluster, local, broker);
     let mut backoff = Backoff::default();
     loop {

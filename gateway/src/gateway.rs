@@ -52,7 +52,7 @@ pub(crate) struct Gateway {
     wake: Wake,
     metrics: Arc<Metrics>,
     candidacy: Candidacy,
-    discovery_sockets: Option<Sockets>,
+    discovery_sockets: Option<Arc<Sockets>>,
     discovery: Option<(OwnEndpoint, Discovery)>,
     prober: Option<Prober>,
     public_ip: PublicIp,
@@ -66,6 +66,8 @@ pub(crate) struct Gateway {
     since: BTreeMap<CableName, Instant>,
     complaints: Vec<String>,
     published: Option<GatewayStatus>,
+    /// Whether the log has it that the Gateway record cannot be written.
+    is_mute: bool,
     ready: bool,
 }
 
@@ -80,12 +82,12 @@ impl Gateway {
     ) -> anyhow::Result<Self> {
         let identity = key::load(&config.key_file)?;
         let preshared_key = key::preshared_key(&config.psk)?;
-        let discovery_sockets = config.nat_discovery_port.map(Sockets::open).transpose()?;
+        let discovery_sockets = config.nat_discovery_port.map(Sockets::open).transpose()?.map(Arc::new);
         let exchange = config.broker.as_ref().map(|broker| {
             Exchange::start(config.cluster.clone(), records.clone(), Records::open(broker.clone()), wake.clone())
         });
         Ok(Self {
-            candidacy: Candidacy::start(&config.node, config.election, records.clone(), wake.clone()),
+            candidacy: Candidacy::start(&config.node, config.election, records.clone(), wake.clone()).await,
             prober: config.health.map(|timing| Prober::start(timing, wake.clone())),
             public_ip: PublicIp::start(config.resolvers.clone(), wake.clone()),
             config,
@@ -106,6 +108,7 @@ impl Gateway {
             since: BTreeMap::new(),
             complaints: Vec::new(),
             published: None,
+            is_mute: false,
             ready: false,
         })
     }
@@ -114,21 +117,20 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// What this process cannot go on with: a data plane that does not start or has ended.
+    /// What this process cannot go on with: a data plane that does not start, or a part that has ended.
     pub(crate) async fn pass(&mut self) -> anyhow::Result<Pass> {
+        self.check_parts()?;
         let leadership = self.candidacy.leadership();
         let mut complaints = Vec::new();
-        let facts = node_facts().await?;
-        match self.local_endpoint(&facts).await {
-            Ok(own) => self.own = Some(own),
+        let (facts, own) = match self.look_around().await {
+            Ok(found) => found,
             Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "This gateway's Endpoint cannot be made");
                 self.complain(vec![format!("{error:#}")]);
                 self.publish(leadership).await;
                 return Ok(Pass::Failed);
             }
-        }
-        let own = self.own.clone().expect("set above");
+        };
+        self.own = Some(own.clone());
         match records::known(&self.records).await {
             Ok(known) => self.known = known,
             // What was known still holds: cables need no store.
@@ -242,6 +244,26 @@ impl Gateway {
         }
     }
 
+    /// Makes sure that all that runs beside the passes still does: what a dead part said last must not count for ever.
+    fn check_parts(&self) -> anyhow::Result<()> {
+        self.candidacy.check()?;
+        self.public_ip.check()?;
+        self.prober.as_ref().map_or(Ok(()), Prober::check)?;
+        self.exchange.as_ref().map_or(Ok(()), Exchange::check)?;
+        self.discovery.as_ref().map_or(Ok(()), |(_, discovery)| discovery.check())?;
+        if let Some(failure) = self.reports().failure {
+            bail!("{failure}; start the gateway again");
+        }
+        Ok(())
+    }
+
+    /// Returns what the node is like, and this gateway's Endpoint that follows from it.
+    async fn look_around(&self) -> anyhow::Result<(NodeFacts, Endpoint)> {
+        let facts = node_facts().await?;
+        let own = self.local_endpoint(&facts).await?;
+        Ok((facts, own))
+    }
+
     async fn local_endpoint(&self, facts: &NodeFacts) -> anyhow::Result<Endpoint> {
         let private = match self.config.private {
             Some(private) => private,
@@ -274,23 +296,7 @@ impl Gateway {
         let remote = self.known.endpoints.iter().filter(|endpoint| endpoint.cluster != own.cluster).cloned().collect();
         let name = OwnEndpoint::from(own);
         if self.discovery.as_ref().is_none_or(|(known_as, _)| *known_as != name) {
-            // The sockets go with the old task; a port that cannot be opened again at once is tried at the next pass.
-            let is_first = self.discovery.take().is_none();
-            let sockets = match (self.discovery_sockets.take(), self.config.nat_discovery_port) {
-                (Some(sockets), _) => Some(sockets),
-                (None, Some(port)) if !is_first => {
-                    tokio::task::yield_now().await;
-                    match Sockets::open(port) {
-                        Ok(sockets) => Some(sockets),
-                        Err(error) => {
-                            tracing::warn!(%error, "NAT discovery pauses");
-                            self.wake.wake();
-                            return;
-                        }
-                    }
-                }
-                (None, _) => None,
-            };
+            let sockets = self.discovery_sockets.clone();
             let seeds = records::previous_choices(&self.config, &self.records).await;
             let discovery = Discovery::start(name.clone(), sockets, seeds, node::random_number(), self.wake.clone());
             self.discovery = Some((name, discovery));
@@ -339,11 +345,8 @@ impl Gateway {
                 mark: OUTER_MARK,
             })?,
         };
-        let report = dataplane.report();
-        if let Some(failure) = report.failure {
-            bail!("{failure}; start the gateway again");
-        }
-        let mut set = self.succession.cable_set(&self.choices, &report.cables, Instant::now());
+        let reports = dataplane.report().cables;
+        let mut set = self.succession.cable_set(&self.choices, &reports, Instant::now());
         set.local_subnets = own.subnets.clone();
         dataplane.apply(set);
         self.dataplane = Some(dataplane);
@@ -368,6 +371,7 @@ impl Gateway {
     fn stop_cables(&mut self) {
         self.dataplane = None;
         self.succession = Succession::default();
+        self.since.clear();
         if let Some(prober) = &self.prober {
             prober.want(Wanted::default());
         }
@@ -476,8 +480,15 @@ impl Gateway {
             return;
         }
         match self.records.apply(&gateway_record(&self.config.node, status.clone())).await {
-            Ok(_) => self.published = Some(status),
-            Err(error) => tracing::debug!(%error, "Gateway record is not written"),
+            Ok(_) => {
+                self.published = Some(status);
+                self.is_mute = false;
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_mute, true) {
+                    tracing::warn!(%error, "Gateway record cannot be written");
+                }
+            }
         }
     }
 }

@@ -7,15 +7,16 @@
 
 use std::time::{Duration, Instant};
 
+use culvert_api::{Lease, Record};
 use culvert_gateway_core::election::{
     Election, ElectionTiming, LeaseView, LeaseWrite, LeaseWriteKind, Observed, Role, Written,
 };
-use culvert_runtime::Records;
 use culvert_runtime::lease::{LeaseLock, LeaseSnapshot, LeaseWritten};
 use culvert_runtime::reconcile::Wake;
+use culvert_runtime::task::{Ended, Task};
+use culvert_runtime::{Records, Watch};
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 /// The Lease that Submariner's gateways stand for (chapter 4.2).
 pub(crate) const LEASE: &str = "submariner-gateway-lock";
@@ -40,21 +41,27 @@ pub(crate) enum Leadership {
 pub(crate) struct Candidacy {
     leadership: watch::Receiver<Leadership>,
     release: watch::Sender<bool>,
-    task: JoinHandle<()>,
+    task: Task,
 }
 
 impl Candidacy {
     /// Stands for election as `<node>-submariner-gateway`; `wake` rings whenever the outcome changes.
-    pub(crate) fn start(node: &str, timing: ElectionTiming, records: Records, wake: Wake) -> Self {
-        let (sender, leadership) = watch::channel(Leadership::Standby);
-        let (release, released) = watch::channel(false);
-        let candidate = Candidate {
+    ///
+    /// The lease is looked at before this returns: a gateway that is started again and still holds it never is a
+    /// standby, which would take down what it finds in the kernel.
+    pub(crate) async fn start(node: &str, timing: ElectionTiming, records: Records, wake: Wake) -> Self {
+        let mut candidate = Candidate {
             election: Election::new(identity(node), timing, Instant::now()),
             lock: LeaseLock::new(records.clone(), LEASE),
             seen: None,
             failing: false,
         };
-        let task = tokio::spawn(run(candidate, records, released, sender, wake));
+        let changes = records.watch(&[Lease::PLURAL]);
+        candidate.look().await;
+        tracing::info!(leadership = ?candidate.leadership(Instant::now()), "Gateway stands for election");
+        let (sender, leadership) = watch::channel(candidate.leadership(Instant::now()));
+        let (release, released) = watch::channel(false);
+        let task = Task::spawn("the election", wake.clone(), run(candidate, changes, released, sender, wake));
         Self { leadership, release, task }
     }
 
@@ -62,16 +69,15 @@ impl Candidacy {
         *self.leadership.borrow()
     }
 
+    /// Makes sure that it still runs.
+    pub(crate) fn check(&self) -> Result<(), Ended> {
+        self.task.check()
+    }
+
     /// Gives the lease back, so that a standby takes it at once; waits until that is done, at most a second.
     pub(crate) async fn release(&mut self) {
         self.release.send_replace(true);
-        tokio::time::timeout(Duration::from_secs(1), &mut self.task).await.ok();
-    }
-}
-
-impl Drop for Candidacy {
-    fn drop(&mut self) {
-        self.task.abort();
+        tokio::time::timeout(Duration::from_secs(1), self.task.ended()).await.ok();
     }
 }
 
@@ -86,12 +92,11 @@ struct Candidate {
 
 async fn run(
     mut candidate: Candidate,
-    records: Records,
+    mut changes: Watch,
     mut released: watch::Receiver<bool>,
     leadership: watch::Sender<Leadership>,
     wake: Wake,
 ) {
-    let mut changes = records.watch();
     let mut last_look: Option<Instant> = None;
     loop {
         let outcome = candidate.leadership(Instant::now());
@@ -192,5 +197,54 @@ fn view(snapshot: &LeaseSnapshot) -> LeaseView {
         duration: (!snapshot.duration.is_zero()).then_some(snapshot.duration),
         renewal: snapshot.renewal.clone(),
         transitions: snapshot.transitions,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMING: ElectionTiming = ElectionTiming {
+        lease_duration: Duration::from_secs(15),
+        renew_deadline: Duration::from_secs(10),
+        retry_period: Duration::from_secs(2),
+    };
+
+    async fn stand(node: &str, root: &tempfile::TempDir) -> Candidacy {
+        Candidacy::start(node, TIMING, Records::open(root.path()), Wake::default()).await
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_was_killed_is_active_from_its_start() {
+        let root = tempfile::tempdir().unwrap();
+        drop(stand("east-1", &root).await);
+
+        let again = stand("east-1", &root).await;
+        let other = stand("east-2", &root).await;
+
+        assert_eq!((again.leadership(), other.leadership()), (Leadership::Active, Leadership::Standby));
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_is_given_back_is_taken_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let mut first = stand("east-1", &root).await;
+        let second = stand("east-2", &root).await;
+
+        first.release().await;
+
+        let mut leadership = second.leadership.clone();
+        let taken = leadership.wait_for(|leadership| *leadership == Leadership::Active);
+        assert!(tokio::time::timeout(TIMING.retry_period / 2, taken).await.is_ok(), "sooner than it looks by itself");
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_away_makes_nobody_active() {
+        let root = tempfile::tempdir().unwrap();
+        let away = root.path().join("away");
+
+        let candidacy = Candidacy::start("east-1", TIMING, Records::open(away), Wake::default()).await;
+
+        assert_eq!(candidacy.leadership(), Leadership::Standby);
     }
 }

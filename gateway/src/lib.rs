@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use culvert_api::{Endpoint, Record};
 use culvert_broker::Syncer;
 use culvert_kernel::{Changes, Kernel, node_facts};
 use culvert_netstate::State;
@@ -52,7 +53,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let kernel = Kernel::open(Owner::gateway()).await?;
     let mut kernel_changes = Changes::open()?;
     let records = Records::open(config.records.clone());
-    let mut record_changes = records.watch();
+    let mut record_changes = records.watch(&[Endpoint::PLURAL]);
     let wake = Wake::default();
     let registry = Arc::new(metrics::Metrics::default());
     if let Some(address) = config.metrics {
@@ -92,14 +93,7 @@ async fn reconcile(gateway: &mut Gateway, wake: &Wake, shutdown: &Shutdown) -> a
     let mut next_heartbeat = Instant::now();
     while !shutdown.is_requested() {
         let outcome = gateway.pass().await?;
-        let pause = match outcome {
-            Pass::Done => INTERVAL,
-            Pass::Failed => RETRY,
-        };
-        let mut next_pass = Instant::now() + pause;
-        if let Some(change) = gateway.poll_timeout() {
-            next_pass = next_pass.min(change);
-        }
+        let next_pass = next_pass(outcome, gateway.poll_timeout(), Instant::now());
         loop {
             if Instant::now() >= next_heartbeat {
                 gateway.heartbeat().await;
@@ -121,6 +115,15 @@ async fn reconcile(gateway: &mut Gateway, wake: &Wake, shutdown: &Shutdown) -> a
         }
     }
     Ok(())
+}
+
+/// Returns when the next pass is due although nothing happens; `change` is when something changes by itself.
+fn next_pass(outcome: Pass, change: Option<Instant>, now: Instant) -> Instant {
+    match outcome {
+        Pass::Done => change.map_or(now + INTERVAL, |change| change.min(now + INTERVAL)),
+        // It may have failed before it came to what was due: no sooner, or it would spin.
+        Pass::Failed => now + RETRY,
+    }
 }
 
 /// Removes all that is the gateway's from the kernel, and this cluster's records here and at the broker.
@@ -158,4 +161,24 @@ pub async fn uninstall(config: &Config) -> anyhow::Result<()> {
     from_broker?;
     tracing::info!(removed = report.applied, "Gateway is uninstalled");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_comes_when_something_changes_by_itself_but_a_failing_one_does_not_spin() {
+        let now = Instant::now();
+        let (past, soon, late) = (now - RETRY, now + RETRY * 2, now + INTERVAL * 2);
+        for (outcome, change, expected) in [
+            (Pass::Done, None, now + INTERVAL),
+            (Pass::Done, Some(soon), soon),
+            (Pass::Done, Some(late), now + INTERVAL),
+            (Pass::Failed, None, now + RETRY),
+            (Pass::Failed, Some(past), now + RETRY),
+        ] {
+            assert_eq!(next_pass(outcome, change, now), expected, "{outcome:?}");
+        }
+    }
 }

@@ -10,8 +10,8 @@ use culvert_gateway_core::health::{Health, HealthState, HealthTiming, RoundTrips
 use culvert_model::{Addresses, CableName};
 use culvert_runtime::echo::EchoSockets;
 use culvert_runtime::reconcile::Wake;
+use culvert_runtime::task::{Ended, Task};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 /// Health by cable name.
 pub(crate) type Healths = BTreeMap<CableName, (HealthState, RoundTrips)>;
@@ -29,7 +29,7 @@ pub(crate) struct Wanted {
 pub(crate) struct Prober {
     wanted: watch::Sender<Wanted>,
     healths: watch::Receiver<Healths>,
-    task: JoinHandle<()>,
+    task: Task,
 }
 
 impl Prober {
@@ -37,7 +37,7 @@ impl Prober {
     pub(crate) fn start(timing: HealthTiming, wake: Wake) -> Self {
         let (wanted, receiver) = watch::channel(Wanted::default());
         let (sender, healths) = watch::channel(Healths::new());
-        let task = tokio::spawn(run(timing, receiver, sender, wake));
+        let task = Task::spawn("the health check", wake.clone(), run(timing, receiver, sender, wake));
         Self { wanted, healths, task }
     }
 
@@ -53,11 +53,10 @@ impl Prober {
     pub(crate) fn healths(&self) -> Healths {
         self.healths.borrow().clone()
     }
-}
 
-impl Drop for Prober {
-    fn drop(&mut self) {
-        self.task.abort();
+    /// Makes sure that it still runs.
+    pub(crate) fn check(&self) -> Result<(), Ended> {
+        self.task.check()
     }
 }
 

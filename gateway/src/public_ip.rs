@@ -7,8 +7,8 @@ use std::time::Duration;
 use culvert_gateway_core::public_ip::{Resolver, first_ipv4, lowest};
 use culvert_model::Addresses;
 use culvert_runtime::reconcile::Wake;
+use culvert_runtime::task::{Ended, Task};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 /// Between two looks (Submariner chapter 4.5).
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -22,27 +22,25 @@ const MAX_BODY: u64 = 4096;
 /// The running look-ups; they end with it.
 pub(crate) struct PublicIp {
     found: watch::Receiver<Addresses>,
-    task: Option<JoinHandle<()>>,
+    task: Option<Task>,
 }
 
 impl PublicIp {
     /// Looks for the address now, and then every minute; `wake` rings whenever it changes.
     pub(crate) fn start(resolvers: Vec<Resolver>, wake: Wake) -> Self {
         let (sender, found) = watch::channel(literal(&resolvers));
-        let task = (!resolvers.is_empty()).then(|| tokio::spawn(run(resolvers, sender, wake)));
+        let task = (!resolvers.is_empty())
+            .then(|| Task::spawn("the public-IP look-up", wake.clone(), run(resolvers, sender, wake)));
         Self { found, task }
     }
 
     pub(crate) fn found(&self) -> Addresses {
         *self.found.borrow()
     }
-}
 
-impl Drop for PublicIp {
-    fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
+    /// Makes sure that it still runs.
+    pub(crate) fn check(&self) -> Result<(), Ended> {
+        self.task.as_ref().map_or(Ok(()), Task::check)
     }
 }
 

@@ -14,7 +14,7 @@ mod pinger;
 mod status;
 
 use anyhow::{Context, bail};
-use culvert_api::RouteAgent;
+use culvert_api::{Cluster, Endpoint, Record, RouteAgent};
 use culvert_kernel::{Changes, Kernel};
 use culvert_netstate::State;
 use culvert_netstate::own::Owner;
@@ -34,7 +34,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let kernel = Kernel::open(Owner::route_agent()).await?;
     let mut kernel_changes = Changes::open()?;
     let records = Records::open(config.records.clone());
-    let mut record_changes = records.watch();
+    let mut record_changes = records.watch(&[Cluster::PLURAL, Endpoint::PLURAL, RouteAgent::PLURAL]);
     let wake = Wake::default();
     let mut agent = Agent::new(config, records, kernel, wake.clone());
     let ring = async {

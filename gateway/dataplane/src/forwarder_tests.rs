@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::packet::build;
-use crate::tun::HEADER;
+use crate::tun::{HEADER, SegmentKind, Segments};
 
 const EAST_POD: [u8; 4] = [10, 1, 0, 5];
 const WEST_POD: [u8; 4] = [10, 2, 0, 5];
@@ -302,5 +302,30 @@ proptest! {
         east.send(packet.clone(), now);
         exchange(&mut east, &mut west, now);
         prop_assert_eq!(&west.delivered, &[packet]);
+    }
+}
+
+#[test]
+fn a_burst_of_super_packets_is_sealed_whole() {
+    let now = Instant::now();
+    let (mut east, mut west) = pair(now);
+    east.forwarder.tick(now, &mut east.outbox);
+    exchange(&mut east, &mut west, now);
+    for size in [1368, 48] {
+        let payload = vec![7; 64_000];
+        let segments = Segments { kind: SegmentKind::TcpV4, size };
+        let header = VirtioHeader { segments: Some(segments), ..VirtioHeader::default() };
+        let mut sealed = 0;
+        let mut sent = 0;
+        for _ in 0..20 {
+            let mut packet = build::tcp(EAST_POD, WEST_POD, 1, crate::packet::ACK, &payload);
+            east.forwarder.handle_tun(&header, &mut packet, now, &mut east.outbox);
+            sealed += payload.len().div_ceil(usize::from(size));
+            if east.outbox.is_full() {
+                sent += east.take_sent().len();
+            }
+        }
+        sent += east.take_sent().len();
+        assert_eq!(sent, sealed, "segments of {size} bytes");
     }
 }

@@ -8,8 +8,11 @@ use std::net::SocketAddr;
 const MAX_SEGMENTS: usize = 64;
 /// Bytes per `UDP_SEGMENT` send: what fits a UDP datagram over IPv4.
 const MAX_BYTES: usize = 65_507;
-/// Bytes that wait at most.
+/// Bytes that wait before it is time to send.
 const CAPACITY: usize = 512 * 1024;
+/// Room beyond that for one more super-packet from the TUN, which is sealed as a whole: 64 KiB in segments of no more
+/// than 48 bytes, the smallest that a TCP of Linux sends, grow fourfold.
+const RESERVE: usize = 256 * 1024;
 /// The largest datagram that is ever sealed: a packet of 65,535 bytes and WireGuard's 32.
 pub(crate) const MAX_DATAGRAM: usize = 65_535 + 32;
 
@@ -41,7 +44,7 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     pub(crate) fn new() -> Self {
-        Self { bytes: vec![0; CAPACITY + MAX_DATAGRAM], used: 0, batches: Vec::with_capacity(256) }
+        Self { bytes: vec![0; CAPACITY + RESERVE + MAX_DATAGRAM], used: 0, batches: Vec::with_capacity(256) }
     }
 
     /// Tells whether it is time to send.
@@ -53,7 +56,7 @@ impl Outbox {
     ///
     /// When nobody sends although the outbox is full, what waits is dropped: a datagram may always be lost.
     pub(crate) fn slot(&mut self) -> &mut [u8] {
-        if self.used > CAPACITY {
+        if self.used > CAPACITY + RESERVE {
             self.clear();
         }
         &mut self.bytes[self.used..self.used + MAX_DATAGRAM]

@@ -8,6 +8,7 @@ pub mod metrics;
 pub mod reconcile;
 mod records;
 pub mod shutdown;
+pub mod task;
 mod watch;
 
 pub use records::{Applied, Listing, Problem, Records, StoreError};

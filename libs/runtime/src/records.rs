@@ -200,11 +200,11 @@ impl Records {
         Ok(deleted)
     }
 
-    /// Watches all objects of all kinds. Needs a Tokio runtime.
+    /// Watches all objects of `kinds`, named by their plurals. Needs a Tokio runtime.
     ///
     /// To miss nothing, watch first and list then.
-    pub fn watch(&self) -> Watch {
-        Watch::new(self.root())
+    pub fn watch(&self, kinds: &'static [&'static str]) -> Watch {
+        Watch::new(self.root(), kinds)
     }
 
     fn directory<R: Record>(&self) -> PathBuf {

@@ -24,6 +24,8 @@ const BUFFER: usize = 4096;
 #[derive(Debug)]
 pub struct Watch {
     root: PathBuf,
+    /// Directories of the kinds that count.
+    kinds: &'static [&'static str],
     /// `None` while the root is away, or cannot be watched.
     armed: Option<Armed>,
     next_poll: Instant,
@@ -37,6 +39,7 @@ struct Armed {
     /// Device and inode.
     identity: (u64, u64),
     root: WatchDescriptor,
+    kinds: &'static [&'static str],
 }
 
 /// What the events since the last look amount to.
@@ -48,8 +51,9 @@ enum Seen {
 }
 
 impl Watch {
-    pub(crate) fn new(root: &Path) -> Self {
-        let mut watch = Self { root: root.to_owned(), armed: None, next_poll: Instant::now() + POLL, warned: false };
+    pub(crate) fn new(root: &Path, kinds: &'static [&'static str]) -> Self {
+        let mut watch =
+            Self { root: root.to_owned(), kinds, armed: None, next_poll: Instant::now() + POLL, warned: false };
         watch.arm();
         watch
     }
@@ -96,7 +100,7 @@ impl Watch {
         if identity(&self.root).is_err() {
             return false;
         }
-        match Armed::new(&self.root) {
+        match Armed::new(&self.root, self.kinds) {
             Ok(armed) => {
                 self.armed = Some(armed);
                 self.warned = false;
@@ -114,7 +118,7 @@ impl Watch {
 }
 
 impl Armed {
-    fn new(root: &Path) -> io::Result<Self> {
+    fn new(root: &Path, kinds: &'static [&'static str]) -> io::Result<Self> {
         let identity = identity(root)?;
         let inotify = Inotify::init()?;
         let mask = WatchMask::CREATE
@@ -125,20 +129,14 @@ impl Armed {
             | WatchMask::MOVE_SELF
             | WatchMask::ONLYDIR;
         let descriptor = inotify.watches().add(root, mask)?;
-        let armed = Self { events: inotify.into_event_stream([0; BUFFER])?, identity, root: descriptor };
+        let armed = Self { events: inotify.into_event_stream([0; BUFFER])?, identity, root: descriptor, kinds };
         armed.watch_kinds(root)?;
         Ok(armed)
     }
 
-    /// Watches all kinds' directories that there are.
+    /// Watches the directories of the kinds that count, as far as they are there.
     fn watch_kinds(&self, root: &Path) -> io::Result<()> {
-        for entry in fs::read_dir(root)? {
-            let entry = entry?;
-            if !is_hidden(&entry.file_name()) && entry.path().is_dir() {
-                self.watch_kind(&entry.path())?;
-            }
-        }
-        Ok(())
+        self.kinds.iter().try_for_each(|kind| self.watch_kind(&root.join(kind)))
     }
 
     fn watch_kind(&self, directory: &Path) -> io::Result<()> {

@@ -15,6 +15,8 @@ async fn assert_quiet(watch: &mut Watch) {
     assert!(timeout(SHORT, watch.changed()).await.is_err(), "a change where there was none");
 }
 
+const KINDS: &[&str] = &["clusters", "endpoints"];
+
 fn store() -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir(root.path().join("endpoints")).unwrap();
@@ -24,7 +26,7 @@ fn store() -> tempfile::TempDir {
 #[tokio::test]
 async fn a_change_before_the_call_is_not_lost_and_counts_once() {
     let root = store();
-    let mut watch = Watch::new(root.path());
+    let mut watch = Watch::new(root.path(), KINDS);
     fs::write(root.path().join("endpoints/a.yaml"), "a").unwrap();
     fs::write(root.path().join("endpoints/b.yaml"), "b").unwrap();
 
@@ -36,7 +38,7 @@ async fn a_change_before_the_call_is_not_lost_and_counts_once() {
 async fn replacing_editing_and_deleting_are_changes() {
     let root = store();
     let (file, temporary) = (root.path().join("endpoints/a.yaml"), root.path().join("endpoints/.tmp"));
-    let mut watch = Watch::new(root.path());
+    let mut watch = Watch::new(root.path(), KINDS);
 
     fs::write(&temporary, "a").unwrap();
     fs::rename(&temporary, &file).unwrap();
@@ -53,7 +55,7 @@ async fn replacing_editing_and_deleting_are_changes() {
 #[tokio::test]
 async fn dotfiles_are_no_change() {
     let root = store();
-    let mut watch = Watch::new(root.path());
+    let mut watch = Watch::new(root.path(), KINDS);
     fs::write(root.path().join(".lock"), "").unwrap();
     fs::write(root.path().join("endpoints/.tmp"), "").unwrap();
 
@@ -61,9 +63,19 @@ async fn dotfiles_are_no_change() {
 }
 
 #[tokio::test]
+async fn other_kinds_do_not_count() {
+    let root = store();
+    fs::create_dir(root.path().join("leases")).unwrap();
+    let mut watch = Watch::new(root.path(), KINDS);
+    fs::write(root.path().join("leases/a.yaml"), "a").unwrap();
+
+    assert_quiet(&mut watch).await;
+}
+
+#[tokio::test]
 async fn a_new_kind_is_watched_from_its_making() {
     let root = store();
-    let mut watch = Watch::new(root.path());
+    let mut watch = Watch::new(root.path(), KINDS);
     fs::create_dir(root.path().join("clusters")).unwrap();
     assert_changed(&mut watch).await;
 
@@ -75,7 +87,7 @@ async fn a_new_kind_is_watched_from_its_making() {
 async fn a_root_that_comes_back_is_a_change_and_is_watched() {
     let parent = tempfile::tempdir().unwrap();
     let root = parent.path().join("store");
-    let mut watch = Watch::new(&root);
+    let mut watch = Watch::new(&root, KINDS);
     assert_quiet(&mut watch).await;
 
     fs::create_dir_all(root.join("endpoints")).unwrap();
@@ -90,7 +102,7 @@ async fn a_root_that_goes_away_is_a_change() {
     let parent = tempfile::tempdir().unwrap();
     let root = parent.path().join("store");
     fs::create_dir(&root).unwrap();
-    let mut watch = Watch::new(&root);
+    let mut watch = Watch::new(&root, KINDS);
 
     fs::rename(&root, parent.path().join("elsewhere")).unwrap();
     assert_changed(&mut watch).await;
@@ -105,7 +117,7 @@ async fn a_root_replaced_unseen_is_a_change() {
     let parent = tempfile::tempdir().unwrap();
     let root = parent.path().join("above/store");
     fs::create_dir_all(&root).unwrap();
-    let mut watch = Watch::new(&root);
+    let mut watch = Watch::new(&root, KINDS);
 
     // No event tells of a move further up.
     fs::rename(parent.path().join("above"), parent.path().join("elsewhere")).unwrap();
@@ -120,7 +132,7 @@ async fn a_root_replaced_unseen_is_a_change() {
 async fn polling_goes_on_under_a_caller_that_always_cancels() {
     let parent = tempfile::tempdir().unwrap();
     let root = parent.path().join("store");
-    let mut watch = Watch::new(&root);
+    let mut watch = Watch::new(&root, KINDS);
     fs::create_dir(&root).unwrap();
 
     let cancelled = async { while timeout(SHORT, watch.changed()).await.is_err() {} };
@@ -131,7 +143,7 @@ async fn polling_goes_on_under_a_caller_that_always_cancels() {
 #[tokio::test]
 async fn an_overflow_is_a_change_and_finds_new_kinds() {
     let root = store();
-    let mut watch = Watch::new(root.path());
+    let mut watch = Watch::new(root.path(), KINDS);
     let limit: usize = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap().trim().parse().unwrap();
     // Equal neighbours are merged, so two names take turns.
     let files = ["a.yaml", "b.yaml"].map(|name| root.path().join("endpoints").join(name));
