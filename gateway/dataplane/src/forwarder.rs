@@ -60,20 +60,23 @@ impl Forwarder {
 
     /// Makes the running cables those of `set`; what has not changed goes on undisturbed.
     pub(crate) fn apply(&mut self, set: CableSet, now: Instant) {
-        let mut wanted = set.cables;
+        let by_key = set.cables.into_iter().map(|(name, mut cable)| {
+            cable.candidates.retain(is_reachable);
+            (cable.public_key, (name, cable))
+        });
+        let mut wanted: BTreeMap<_, _> = by_key.collect();
         for slot in &mut self.peers {
             let Some(peer) = slot else { continue };
-            match wanted.remove(&peer.name) {
-                Some(cable) if cable.public_key == peer.cable.public_key => peer.update(cable, now),
-                Some(cable) => {
-                    wanted.insert(peer.name.clone(), cable);
-                    *slot = None;
+            match wanted.remove(&peer.cable.public_key) {
+                // A session belongs to a key: a gateway that has a new address, and so a new cable name, goes on.
+                Some((name, cable)) => {
+                    peer.name = name;
+                    peer.update(cable, now);
                 }
                 None => *slot = None,
             }
         }
-        for (name, mut cable) in wanted {
-            cable.candidates.retain(is_reachable);
+        for (name, cable) in wanted.into_values() {
             let place = self.peers.iter().position(Option::is_none).unwrap_or_else(|| {
                 self.peers.push(None);
                 self.peers.len() - 1

@@ -144,6 +144,36 @@ fn a_peer_that_moves_is_followed() {
 }
 
 #[test]
+fn a_cable_that_gets_another_name_keeps_its_session() {
+    let now = Instant::now();
+    let (mut east, mut west) = pair(now);
+    east.forwarder.tick(now, &mut east.outbox);
+    exchange(&mut east, &mut west, now);
+    let cable = WireGuardCable {
+        public_key: east.public_key(),
+        candidates: vec![SocketAddr::from(([192, 0, 2, 77], 4500)), SocketAddr::from(([0, 0, 0, 0], 4500))],
+        subnets: vec!["10.1.0.0/16".parse().expect("a subnet")],
+    };
+    let set = CableSet {
+        cables: BTreeMap::from([("renamed".to_owned(), cable)]),
+        local_subnets: vec!["10.2.0.0/16".parse().expect("a subnet")],
+        ..CableSet::default()
+    };
+
+    west.forwarder.apply(set, now);
+
+    let packet = build::udp(EAST_POD, WEST_POD, b"still open");
+    east.send(packet.clone(), now);
+    exchange(&mut east, &mut west, now);
+    assert_eq!(west.delivered, [packet]);
+    let report = west.forwarder.report(now);
+    assert_eq!(report.cables.keys().collect::<Vec<_>>(), ["renamed"]);
+    west.forwarder.tick(now, &mut west.outbox);
+    let targets: Vec<_> = west.take_sent().into_iter().map(|(to, _)| to).collect();
+    assert!(targets.iter().all(|target| !target.ip().is_unspecified()), "{targets:?}");
+}
+
+#[test]
 fn an_initiation_goes_to_every_candidate() {
     let now = Instant::now();
     let (mut east, west) = pair(now);

@@ -4,6 +4,7 @@
 //! read from the TUN, so neither direction starves and nothing waits behind more than one outbox of data.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, TryRecvError};
@@ -15,12 +16,17 @@ use nix::sys::uio::writev;
 use crate::forwarder::Forwarder;
 use crate::join::Joiner;
 use crate::outbox::Outbox;
-use crate::socket::{Receiver, Sent, UdpSocket, path_mtu};
+use crate::socket::{MESSAGES, Receiver, Sent, UdpSocket, path_mtu};
 use crate::tun::{HEADER, MAX_PACKET, Tun, VirtioHeader};
 use crate::{Command, Config, Shared, StartError};
 
 /// Pause between runs of the timers.
 const TICK: Duration = Duration::from_millis(100);
+/// A wait that is shorter found its event there already.
+const AT_ONCE: Duration = Duration::from_micros(3);
+/// Sources of events that are no socket; those have their places as numbers.
+const TUN: u64 = 100;
+const WAKE: u64 = 101;
 /// Reads from the TUN before the network is looked at again.
 const TUN_READS: usize = 64;
 /// Bytes of opened packets that wait for the TUN.
@@ -39,7 +45,29 @@ pub(crate) struct Pump {
     joiner: Joiner,
     receiver: Receiver,
     buffer: Vec<u8>,
+    messages: Portion,
+    tun_reads: Portion,
     next_tick: Instant,
+}
+
+/// How much is taken from a source before it is passed on.
+///
+/// A lone packet is passed on before the next is looked for; where more waits already, each look takes twice as much.
+struct Portion {
+    size: usize,
+    largest: usize,
+}
+
+impl Portion {
+    fn up_to(largest: usize) -> Self {
+        Self { size: 1, largest }
+    }
+
+    /// Grows or shrinks by whether something waited already when it was looked for.
+    fn adapt(&mut self, had_waited: bool) -> usize {
+        self.size = if had_waited { (self.size * 2).min(self.largest) } else { (self.size / 2).max(1) };
+        self.size
+    }
 }
 
 impl Pump {
@@ -62,13 +90,13 @@ impl Pump {
         }
         let tun = Tun::open(&config.link, config.mtu)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|errno| StartError::Thread(errno.into()))?;
-        let descriptors = sockets.iter().map(UdpSocket::fd).chain([tun.fd()]);
-        for fd in descriptors {
-            epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0)).map_err(|errno| StartError::Thread(errno.into()))?;
+        let sources =
+            (0..).zip(sockets.iter().map(UdpSocket::fd)).chain([(TUN, tun.fd()), (WAKE, shared.wake.as_fd())]);
+        for (source, fd) in sources {
+            epoll
+                .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source))
+                .map_err(|errno| StartError::Thread(errno.into()))?;
         }
-        epoll
-            .add(&shared.wake, EpollEvent::new(EpollFlags::EPOLLIN, 0))
-            .map_err(|errno| StartError::Thread(errno.into()))?;
         Ok(Self {
             forwarder: Forwarder::new(config.private_key, config.preshared_key),
             joiner: Joiner::new(JOINER, tun.has_udp_segments()),
@@ -81,36 +109,42 @@ impl Pump {
             outbox: Outbox::new(),
             receiver: Receiver::new(),
             buffer: vec![0; HEADER + MAX_PACKET],
+            messages: Portion::up_to(MESSAGES),
+            tun_reads: Portion::up_to(TUN_READS),
             next_tick: Instant::now(),
         })
     }
 
     /// Serves until told to stop.
+    ///
+    /// Only what is ready is touched, and what is left is reported again: a single packet costs a wait, a read or two,
+    /// and a write.
     fn serve(&mut self) -> io::Result<()> {
+        let mut events = [EpollEvent::empty(); 4];
         loop {
             let now = Instant::now();
+            if now >= self.next_tick {
+                self.tick(now);
+            }
             let wait = self.next_tick.saturating_duration_since(now).as_micros().div_ceil(1000);
             let timeout = EpollTimeout::try_from(wait as u64).unwrap_or(EpollTimeout::ZERO);
-            let mut events = [EpollEvent::empty(); 4];
-            match self.epoll.wait(&mut events, timeout) {
-                Ok(_) | Err(nix::Error::EINTR) => {}
+            let ready = match self.epoll.wait(&mut events, timeout) {
+                Ok(ready) => ready,
+                Err(nix::Error::EINTR) => 0,
                 Err(errno) => return Err(errno.into()),
-            }
-            if self.take_commands() {
-                return Ok(());
-            }
-            loop {
-                let now = Instant::now();
-                if now >= self.next_tick {
-                    self.tick(now);
-                    if self.take_commands() {
-                        return Ok(());
+            };
+            let before = now;
+            let now = Instant::now();
+            let had_waited = now.duration_since(before) < AT_ONCE;
+            for event in &events[..ready] {
+                match event.data() {
+                    WAKE => {
+                        if self.take_commands() {
+                            return Ok(());
+                        }
                     }
-                }
-                let received = self.handle_network(now);
-                let read = self.handle_tun(now)?;
-                if !received && !read {
-                    break;
+                    TUN => self.handle_tun(now, had_waited)?,
+                    socket => self.handle_socket(socket as usize, now, had_waited),
                 }
             }
         }
@@ -155,44 +189,35 @@ impl Pump {
         }
     }
 
-    /// Opens what waits on the sockets; `false` if nothing did.
-    fn handle_network(&mut self, now: Instant) -> bool {
-        let mut any = false;
-        for index in 0..self.sockets.len() {
-            let count = self.receiver.receive(&self.sockets[index]);
-            any |= count > 0;
-            for position in 0..count {
-                if self.joiner.slot(MAX_PACKET + 1).is_none() {
-                    self.write_tun();
-                }
-                let Some(message) = self.receiver.message(position) else { continue };
-                for datagram in message.bytes.chunks(message.segment) {
-                    self.forwarder.handle_network(datagram, message.from, now, &mut self.joiner, &mut self.outbox);
-                }
-                // An empty datagram has no chunk but was received all the same.
-                if message.bytes.is_empty() {
-                    self.forwarder.totals().rejected_datagrams += 1;
-                }
+    /// Opens what waits on a socket, up to a portion.
+    fn handle_socket(&mut self, index: usize, now: Instant, had_waited: bool) {
+        let count = self.receiver.receive(&self.sockets[index], self.messages.adapt(had_waited));
+        for position in 0..count {
+            if self.joiner.slot(MAX_PACKET + 1).is_none() {
+                self.write_tun();
+            }
+            let Some(message) = self.receiver.message(position) else { continue };
+            for datagram in message.bytes.chunks(message.segment) {
+                self.forwarder.handle_network(datagram, message.from, now, &mut self.joiner, &mut self.outbox);
+            }
+            // An empty datagram has no chunk but was received all the same.
+            if message.bytes.is_empty() {
+                self.forwarder.totals().rejected_datagrams += 1;
             }
         }
-        if any {
-            self.write_tun();
-            self.flush();
-        }
-        any
+        self.write_tun();
+        self.flush();
     }
 
-    /// Seals what waits on the TUN, up to a portion; `false` if nothing did.
-    fn handle_tun(&mut self, now: Instant) -> io::Result<bool> {
-        let mut any = false;
-        for _ in 0..TUN_READS {
+    /// Seals what waits on the TUN, up to a portion.
+    fn handle_tun(&mut self, now: Instant, had_waited: bool) -> io::Result<()> {
+        for _ in 0..self.tun_reads.adapt(had_waited) {
             let length = match nix::unistd::read(self.tun.fd(), &mut self.buffer) {
                 Ok(length) => length,
                 Err(nix::Error::EAGAIN | nix::Error::EINTR) => break,
                 // The device was set down or removed by somebody else.
                 Err(errno) => return Err(errno.into()),
             };
-            any = true;
             let Some((header, packet)) = self.buffer[..length].split_first_chunk_mut::<HEADER>() else { continue };
             match VirtioHeader::decode(header) {
                 Some(header) => self.forwarder.handle_tun(&header, packet, now, &mut self.outbox),
@@ -203,7 +228,7 @@ impl Pump {
             }
         }
         self.flush();
-        Ok(any)
+        Ok(())
     }
 
     /// Sends the outbox.

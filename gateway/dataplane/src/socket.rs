@@ -17,7 +17,7 @@ use crate::outbox::Batch;
 /// Bytes the kernel queues in each direction; what fits a burst while the other direction is served.
 const BUFFER: usize = 8 << 20;
 /// Datagrams, or joined groups of them, per `recvmmsg`.
-const MESSAGES: usize = 16;
+pub(crate) const MESSAGES: usize = 16;
 /// Bytes of one datagram or group.
 const MESSAGE: usize = 65_536;
 
@@ -185,9 +185,10 @@ impl Receiver {
         }
     }
 
-    /// Receives what waits, without waiting itself; returns how many messages there are.
-    pub(crate) fn receive(&mut self, socket: &UdpSocket) -> usize {
-        for index in 0..MESSAGES {
+    /// Receives up to `limit` messages, without waiting for any; returns how many there are.
+    pub(crate) fn receive(&mut self, socket: &UdpSocket, limit: usize) -> usize {
+        let limit = limit.min(MESSAGES);
+        for index in 0..limit {
             let start = index * MESSAGE;
             self.vectors[index] =
                 libc::iovec { iov_base: self.bytes[start..start + MESSAGE].as_mut_ptr().cast(), iov_len: MESSAGE };
@@ -206,7 +207,7 @@ impl Receiver {
             libc::recvmmsg(
                 socket.socket.as_raw_fd(),
                 self.messages.as_mut_ptr(),
-                MESSAGES as libc::c_uint,
+                limit as libc::c_uint,
                 libc::MSG_DONTWAIT,
                 std::ptr::null_mut(),
             )
