@@ -75,16 +75,14 @@ async fn run(
     loop {
         let foreign = wanted.borrow_and_update().clone();
         let pause = match foreign {
-            None => INTERVAL,
+            None => {
+                // What was wrong is the active gateway's to say now.
+                tell(&outcome, Vec::new(), 0, &wake);
+                INTERVAL
+            }
             Some(foreign) => {
                 let (complaints, failed) = pass(&mut syncer, &foreign).await;
-                outcome.send_modify(|outcome| {
-                    outcome.passes += 1;
-                    if outcome.complaints != complaints {
-                        outcome.complaints = complaints;
-                        wake.wake();
-                    }
-                });
+                tell(&outcome, complaints, 1, &wake);
                 if failed {
                     backoff.failed()
                 } else {
@@ -106,6 +104,16 @@ async fn run(
     }
 }
 
+fn tell(outcome: &watch::Sender<Outcome>, complaints: Vec<String>, passes: u64, wake: &Wake) {
+    outcome.send_modify(|outcome| {
+        outcome.passes += passes;
+        if outcome.complaints != complaints {
+            outcome.complaints = complaints;
+            wake.wake();
+        }
+    });
+}
+
 /// A pass at least this often: absences at a broker that lost its records are judged by time.
 const HEALING: Duration = Duration::from_secs(10);
 
@@ -123,5 +131,29 @@ async fn pass(syncer: &mut Syncer, foreign: &ForeignSubnets) -> (Vec<String>, bo
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
             (vec![format!("{error}{cause}")], true)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn complaints(exchange: &mut Exchange, are_there: bool) -> bool {
+        let told = exchange.outcome.wait_for(|outcome| outcome.complaints.is_empty() != are_there);
+        tokio::time::timeout(Duration::from_secs(5), told).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_is_no_longer_active_has_nothing_to_say_of_the_broker() {
+        let root = tempfile::tempdir().unwrap();
+        let broker = Records::open(root.path().join("away"));
+        let cluster = "east".parse().unwrap();
+        let mut exchange = Exchange::start(cluster, Records::open(root.path()), broker, Wake::default());
+
+        exchange.set(Some(ForeignSubnets::default()));
+        assert!(complaints(&mut exchange, true).await, "the broker is away");
+
+        exchange.set(None);
+        assert!(complaints(&mut exchange, false).await, "it is another's to say");
     }
 }

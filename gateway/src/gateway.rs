@@ -19,7 +19,9 @@ use culvert_gateway_core::local_endpoint::{LocalFacts, cni_addresses, local_endp
 use culvert_gateway_core::nat_discovery::OwnEndpoint;
 use culvert_gateway_core::succession::Succession;
 use culvert_kernel::{Kernel, NodeFacts, nft_counters, node_facts, route_to};
-use culvert_model::{Addresses, CableKind, CableName, CableReport, Endpoint, ForeignSubnets, IpFamily, cable_mtu};
+use culvert_model::{
+    Addresses, CableKind, CableName, CableReport, Endpoint, ForeignSubnets, IpFamily, cable_mtu, clipped,
+};
 use culvert_netstate::State;
 use culvert_netstate::own::{OUTER_MARK, WIREGUARD_LINK};
 use culvert_runtime::reconcile::{Pass, Wake};
@@ -41,6 +43,9 @@ use crate::records::{self, Known};
 /// How long a gateway that gives way waits for its successor's Endpoint, and then goes on for what is under way.
 const SUCCESSOR: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_secs(2);
+
+/// Of what is logged of a complaint, in bytes: it may quote another cluster's record.
+const MAX_COMPLAINT: usize = 1024;
 
 /// All that a running gateway holds.
 pub(crate) struct Gateway {
@@ -74,13 +79,17 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Reads the keys, opens the ports, and stands for election.
     pub(crate) async fn start(
-        config: Config,
+        mut config: Config,
         records: Records,
         kernel: Kernel,
         metrics: Arc<Metrics>,
         wake: Wake,
     ) -> anyhow::Result<Self> {
         let identity = key::load(&config.key_file)?;
+        // VXLAN must have the configured port; WireGuard's is published and may be any.
+        if config.ports.vxlan.is_some() {
+            config.ports.wireguard = node::free_port(config.ports.wireguard);
+        }
         let preshared_key = key::preshared_key(&config.psk)?;
         let discovery_sockets = config.nat_discovery_port.map(Sockets::open).transpose()?.map(Arc::new);
         let exchange = config.broker.as_ref().map(|broker| {
@@ -267,7 +276,10 @@ impl Gateway {
     async fn local_endpoint(&self, facts: &NodeFacts) -> anyhow::Result<Endpoint> {
         let private = match self.config.private {
             Some(private) => private,
-            None => node::default_sources().await,
+            None => {
+                let before = self.own.as_ref().map(|own| own.private).unwrap_or_default();
+                node::default_sources(facts, before).await
+            }
         };
         if private == Addresses::default() {
             bail!("this node has no address towards the Internet: add a default route, or give --private-ip");
@@ -351,19 +363,7 @@ impl Gateway {
         dataplane.apply(set);
         self.dataplane = Some(dataplane);
         if let Some(prober) = &self.prober {
-            let targets = self.choices.0.iter().filter_map(|(name, choice)| {
-                let target = choice.endpoint.health_check.iter().find(|address| {
-                    let family = IpFamily::of(*address);
-                    own.health_check.of(family).is_some()
-                })?;
-                let carried = match &choice.cable {
-                    ChosenCable::WireGuard(cable) => &cable.subnets,
-                    ChosenCable::Vxlan(cable) => &cable.subnets,
-                    ChosenCable::Refused(_) => return None,
-                };
-                carried.iter().any(|subnet| subnet.contains(&target)).then(|| (name.clone(), target))
-            });
-            prober.want(Wanted { sources: own.health_check, targets: targets.collect() });
+            prober.want(Wanted::through(&self.choices, own.health_check));
         }
         Ok(())
     }
@@ -437,7 +437,7 @@ impl Gateway {
     /// Remembers what is wrong, and logs what is new.
     fn complain(&mut self, complaints: Vec<String>) {
         for complaint in complaints.iter().filter(|complaint| !self.complaints.contains(complaint)) {
-            tracing::warn!(complaint, "Something is wrong");
+            tracing::warn!(complaint = clipped(complaint, MAX_COMPLAINT), "Something is wrong");
         }
         self.complaints = complaints;
     }

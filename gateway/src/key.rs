@@ -36,6 +36,8 @@ pub enum KeyError {
     Format { path: PathBuf },
     #[error("key file {path} can be read by others (mode {mode:o}): delete it, and a new one is made")]
     Mode { path: PathBuf, mode: u32 },
+    #[error("key file {path} belongs to user {owner}, who may know the key: delete it, and a new one is made")]
+    Owner { path: PathBuf, owner: u32 },
     #[error("pre-shared key file {path} cannot be read")]
     Psk { path: PathBuf, source: io::Error },
     #[error("pre-shared key file {path} is empty: put the key of the clusterset in it, or leave --psk-file out")]
@@ -72,7 +74,11 @@ pub fn load(path: &Path) -> Result<Identity, KeyError> {
 
 fn read(path: &Path, mut file: fs::File) -> Result<[u8; 32], KeyError> {
     let io_error = |source| KeyError::Io { path: path.to_owned(), source };
-    let mode = file.metadata().map_err(io_error)?.mode() & 0o777;
+    let metadata = file.metadata().map_err(io_error)?;
+    if metadata.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(KeyError::Owner { path: path.to_owned(), owner: metadata.uid() });
+    }
+    let mode = metadata.mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(KeyError::Mode { path: path.to_owned(), mode });
     }
@@ -89,7 +95,12 @@ fn read(path: &Path, mut file: fs::File) -> Result<[u8; 32], KeyError> {
 fn make(path: &Path) -> io::Result<[u8; 32]> {
     let private_key = StaticSecret::random().to_bytes();
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    // In a directory that others may write to, nobody's file or link is written through; ours is left by a crash.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     writeln!(file, "{}", STANDARD.encode(private_key))?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
@@ -155,6 +166,19 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("a mode");
         assert!(matches!(load(&path), Err(KeyError::Format { .. })));
         assert_eq!(fs::read_to_string(&path).expect("the file"), "no key");
+    }
+
+    #[test]
+    fn a_link_that_somebody_planted_is_not_written_through() {
+        let directory = directory();
+        let (path, victim) = (directory.path().join("wireguard.key"), directory.path().join("victim"));
+        let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+        std::os::unix::fs::symlink(&victim, &temporary).expect("a link");
+
+        load(&path).expect("a new key");
+
+        assert!(!victim.exists());
+        assert!(fs::symlink_metadata(&path).expect("the key").is_file());
     }
 
     #[test]

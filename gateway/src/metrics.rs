@@ -4,21 +4,19 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use culvert_api::ConnectionStatus;
 use culvert_dataplane::Totals;
-use culvert_model::{CableName, CableReport, Endpoint};
+use culvert_gateway_core::cables::{Choice, ChosenCable};
+use culvert_gateway_core::status::Status;
+use culvert_model::{CableKind, CableName, CableReport, Endpoint};
 use jiff::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use std::sync::Mutex;
-
-use culvert_gateway_core::status::Status;
 
 use crate::publish::Statuses;
 
@@ -68,7 +66,8 @@ pub(crate) struct Metrics {
     connections_short: Family<ShortLabels, Gauge>,
     established: Family<Labels, Gauge>,
     latency: Family<Labels, Float>,
-    sync_iterations: Counter,
+    /// A gauge in form: a counter's name would end in `_total`, which Submariner's does not.
+    sync_iterations: Gauge,
     dropped: Family<ReasonLabels, Gauge>,
     /// When each cable came up, in seconds since 1970.
     up_since: Mutex<BTreeMap<CableName, i64>>,
@@ -85,7 +84,7 @@ impl Default for Metrics {
             connections_short: Family::default(),
             established: Family::default(),
             latency: Family::default(),
-            sync_iterations: Counter::default(),
+            sync_iterations: Gauge::default(),
             dropped: Family::default(),
             up_since: Mutex::default(),
         };
@@ -149,7 +148,7 @@ impl Metrics {
         up_since
             .retain(|name, _| update.statuses.get(name).is_some_and(|(_, status)| status.status == Status::Connected));
         for (&name, (choice, status)) in update.statuses {
-            let labels = labels(update.own, &choice.endpoint);
+            let labels = labels(update.own, choice);
             let word = word(status.status);
             self.connections.get_or_create(&with_status(&labels, word)).set(1);
             let short = ShortLabels { cable_driver: labels.cable_driver.clone(), status: word.to_owned() };
@@ -167,8 +166,7 @@ impl Metrics {
             }
         }
         self.update_dropped(update);
-        let done = self.sync_iterations.get();
-        self.sync_iterations.inc_by(update.sync_passes.saturating_sub(done));
+        self.sync_iterations.set(signed(update.sync_passes));
     }
 
     fn update_dropped(&self, update: &Update<'_>) {
@@ -201,10 +199,16 @@ fn word(status: Status) -> &'static str {
     .as_str()
 }
 
-fn labels(own: &Endpoint, remote: &Endpoint) -> Labels {
+fn labels(own: &Endpoint, choice: &Choice) -> Labels {
+    let remote = &choice.endpoint;
+    let driver = match &choice.cable {
+        ChosenCable::WireGuard(_) => CableKind::WireGuard.to_string(),
+        ChosenCable::Vxlan(_) => CableKind::Vxlan.to_string(),
+        ChosenCable::Refused(_) => own.backend.to_string(),
+    };
     let public = |endpoint: &Endpoint| endpoint.public.iter().next().map(|a: IpAddr| a.to_string()).unwrap_or_default();
     Labels {
-        cable_driver: own.backend.to_string(),
+        cable_driver: driver,
         local_cluster: own.cluster.to_string(),
         local_hostname: own.hostname.clone(),
         local_endpoint_ip: public(own),

@@ -1,7 +1,7 @@
 //! What the gateway asks its node: addresses, networks, MTU, and a random number.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use culvert_kernel::{NodeFacts, route_to};
 use culvert_model::{Addresses, ForeignSubnets};
@@ -28,10 +28,16 @@ pub(crate) fn foreign_subnets(config: &Config, facts: &NodeFacts) -> ForeignSubn
 }
 
 /// Returns the addresses from which this node reaches the Internet, by family; no packet is sent to find out.
-pub(crate) async fn default_sources() -> Addresses {
+///
+/// One that was found `before` stays while the node has it, so that a default route that flaps renames nothing.
+pub(crate) async fn default_sources(facts: &NodeFacts, before: Addresses) -> Addresses {
     let targets =
         [IpAddr::V4(Ipv4Addr::new(8, 8, 8, 8)), IpAddr::V6(Ipv6Addr::new(0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8888))];
-    let mut sources = Addresses::default();
+    let has = |address: &IpAddr| {
+        let mut all = facts.interfaces.values().flat_map(|interface| &interface.addresses);
+        all.any(|net| net.addr() == *address)
+    };
+    let mut sources: Addresses = before.iter().filter(has).collect();
     for target in targets {
         if let Ok(Some(route)) = route_to(target, Some(OUTER_MARK)).await
             && let Some(source) = route.source
@@ -56,7 +62,25 @@ pub(crate) fn link_mtu(facts: &NodeFacts, private: Addresses) -> u16 {
     private.iter().find_map(holds).unwrap_or(ETHERNET)
 }
 
+/// Returns the first port from `wanted` on that no socket has, among sixteen; `wanted` if all are taken.
+pub(crate) fn free_port(wanted: u16) -> u16 {
+    let is_free = |port: &u16| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok();
+    (wanted..=wanted.saturating_add(15)).find(is_free).unwrap_or(wanted)
+}
+
 /// Returns a number that nobody can guess, where the standard library's hash seeds come from.
 pub(crate) fn random_number() -> u64 {
     RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_taken_is_passed_over() {
+        let taken = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        assert_ne!(free_port(port), port);
+    }
 }

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use culvert_gateway_core::cables::{Choices, ChosenCable};
 use culvert_gateway_core::health::{Health, HealthState, HealthTiming, RoundTrips};
-use culvert_model::{Addresses, CableName};
+use culvert_model::{Addresses, CableName, IpFamily};
 use culvert_runtime::echo::EchoSockets;
 use culvert_runtime::reconcile::Wake;
 use culvert_runtime::task::{Ended, Task};
@@ -23,6 +24,24 @@ pub(crate) struct Wanted {
     pub(crate) sources: Addresses,
     /// One address that answers through each cable.
     pub(crate) targets: BTreeMap<CableName, IpAddr>,
+}
+
+impl Wanted {
+    /// Returns one address behind each cable, of a family of which there is a source; none that the cable does not
+    /// carry, since the answer would tell nothing of it.
+    pub(crate) fn through(choices: &Choices, sources: Addresses) -> Self {
+        let targets = choices.0.iter().filter_map(|(name, choice)| {
+            let has_source = |address: &IpAddr| sources.of(IpFamily::of(*address)).is_some();
+            let target = choice.endpoint.health_check.iter().find(has_source)?;
+            let carried = match &choice.cable {
+                ChosenCable::WireGuard(cable) => &cable.subnets,
+                ChosenCable::Vxlan(cable) => &cable.subnets,
+                ChosenCable::Refused(_) => return None,
+            };
+            carried.iter().any(|subnet| subnet.contains(&target)).then(|| (name.clone(), target))
+        });
+        Self { sources, targets: targets.collect() }
+    }
 }
 
 /// The running probes; they end with it.

@@ -10,7 +10,7 @@ use culvert_api::{
 use culvert_gateway_core::cables::{Choice, Choices};
 use culvert_gateway_core::health::RoundTrips;
 use culvert_gateway_core::status::{self, Evidence, Status, connection_status};
-use culvert_model::{CableName, CableReport};
+use culvert_model::{CableName, CableReport, clipped};
 use jiff::Timestamp;
 
 use crate::leadership::Leadership;
@@ -18,6 +18,10 @@ use crate::prober::Healths;
 
 /// The release that the record names.
 const VERSION: &str = concat!("culvert-", env!("CARGO_PKG_VERSION"));
+
+/// Of all complaints together, and of one connection's message, in bytes: a record takes 1 MiB.
+const MAX_COMPLAINTS: usize = 8192;
+const MAX_MESSAGE: usize = 1024;
 
 /// What is known of all cables.
 pub(crate) struct Knowledge<'a> {
@@ -56,7 +60,7 @@ impl<'a> Knowledge<'a> {
                 Leadership::Standby | Leadership::Deposed => HaStatus::Passive,
             },
             local_endpoint: endpoint_record(self.own).spec,
-            status_failure: self.complaints.join("; "),
+            status_failure: clipped(&self.complaints.join("; "), MAX_COMPLAINTS),
             connections: statuses.values().map(|(choice, status)| connection(choice, status)).collect(),
         }
     }
@@ -70,7 +74,7 @@ fn connection(choice: &Choice, status: &status::ConnectionStatus) -> Connection 
             Status::Connecting => ConnectionStatus::Connecting,
             Status::Error => ConnectionStatus::Error,
         },
-        status_message: status.message.clone(),
+        status_message: clipped(&status.message, MAX_MESSAGE),
         endpoint: endpoint.spec,
         using_ip: status.using_ip.map(|address| address.to_string()).unwrap_or_default(),
         using_nat: status.using_nat,

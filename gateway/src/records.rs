@@ -31,7 +31,10 @@ pub(crate) async fn known(records: &Records) -> Result<Known, StoreError> {
         Known { complaints: listing.problems.iter().map(ToString::to_string).collect(), ..Known::default() };
     for record in &listing.records {
         match culvert_model::Endpoint::try_from(record) {
-            Ok(endpoint) => known.endpoints.push(endpoint),
+            Ok(endpoint) => match endpoint.check_size() {
+                Ok(()) => known.endpoints.push(endpoint),
+                Err(error) => known.complaints.push(error.to_string()),
+            },
             Err(error) => known.complaints.push(error.to_string()),
         }
     }
@@ -116,21 +119,102 @@ pub(crate) async fn previous_choices(config: &Config, records: &Records) -> Vec<
         .collect()
 }
 
-/// Deletes this cluster's own records from its store: Endpoints and Cluster, this node's Gateway, the lease if it is
-/// this node's.
-pub(crate) async fn remove_own(config: &Config, records: &Records) -> anyhow::Result<()> {
+/// What an uninstall leaves of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// Another gateway reports: the cluster stays in the set.
+    OtherGateways,
+    Nothing,
+}
+
+/// Deletes this node's Gateway and Endpoint, the lease if it is this node's, and, with the last gateway, all Endpoints
+/// and the Cluster.
+pub(crate) async fn remove_own(config: &Config, records: &Records) -> anyhow::Result<Left> {
     let own = config.cluster.as_str();
     let endpoints = records.list::<Endpoint>().await.context("this cluster's records cannot be read")?.records;
-    for endpoint in endpoints.iter().filter(|record| record.spec.cluster_id == own) {
-        records.delete::<Endpoint>(endpoint.name()).await?;
-    }
-    records.delete::<Cluster>(own).await?;
+    // Ours first: of two gateways that are uninstalled at once, one at least finds the other gone.
     records.delete::<Gateway>(&object_name(&config.node)).await?;
+    let left = if has_standby(config, records).await { Left::OtherGateways } else { Left::Nothing };
+    for endpoint in endpoints.iter().filter(|record| record.spec.cluster_id == own) {
+        if left == Left::Nothing || endpoint.spec.hostname == config.node {
+            records.delete::<Endpoint>(endpoint.name()).await?;
+        }
+    }
+    if left == Left::Nothing {
+        records.delete::<Cluster>(own).await?;
+    }
     if let Some(lease) = records.find::<Lease>(crate::leadership::LEASE).await? {
         let holder = lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default();
         if holder.is_empty() || holder == crate::leadership::identity(&config.node) {
             records.delete::<Lease>(crate::leadership::LEASE).await?;
         }
     }
-    Ok(())
+    Ok(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_api::EndpointSpec;
+
+    use super::*;
+
+    fn endpoint(cluster: &str, subnets: usize) -> Endpoint {
+        let spec = EndpointSpec {
+            cluster_id: cluster.to_owned(),
+            cable_name: format!("cable-{cluster}"),
+            subnets: (0..subnets).map(|n| format!("10.{}.{}.0/24", n / 256, n % 256)).collect(),
+            private_ip: "192.168.2.10".to_owned(),
+            backend: "wireguard".to_owned(),
+            ..EndpointSpec::default()
+        };
+        Endpoint::new(&format!("{cluster}-endpoint"), spec)
+    }
+
+    fn config() -> Config {
+        use clap::Parser;
+        let flags =
+            ["culvert-gateway", "--cluster-id=east", "--records=/r", "--cluster-cidr=10.1.0.0/16", "--node-name=gw1"];
+        Config::try_from(crate::config::Args::parse_from(flags)).unwrap()
+    }
+
+    fn gateway(name: &str) -> Gateway {
+        crate::publish::gateway_record(name, culvert_api::GatewayStatus::default())
+    }
+
+    #[tokio::test]
+    async fn the_last_gateway_takes_the_cluster_along_and_others_only_themselves() {
+        let root = tempfile::tempdir().unwrap();
+        let records = Records::open(root.path());
+        let mut own = endpoint("east", 1);
+        own.spec.hostname = "gw2".to_owned();
+        records.create(&own).await.unwrap();
+        for name in ["gw1", "gw2"] {
+            records.create(&gateway(name)).await.unwrap();
+        }
+
+        assert_eq!(remove_own(&config(), &records).await.unwrap(), Left::OtherGateways);
+        assert_eq!(records.list::<Endpoint>().await.unwrap().records.len(), 1);
+
+        records.delete::<Gateway>("gw2").await.unwrap();
+        assert_eq!(remove_own(&config(), &records).await.unwrap(), Left::Nothing);
+        assert_eq!(records.list::<Endpoint>().await.unwrap().records.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_of_an_absurd_size_is_complained_about_and_passed_over() {
+        let root = tempfile::tempdir().unwrap();
+        let records = Records::open(root.path());
+        records.create(&endpoint("west", 2)).await.unwrap();
+        records.create(&endpoint("north", 10_000)).await.unwrap();
+        let mut named = endpoint("south", 1);
+        named.spec.backend = "x".repeat(100_000);
+        records.create(&named).await.unwrap();
+
+        let known = known(&records).await.unwrap();
+
+        let clusters: Vec<&str> = known.endpoints.iter().map(|endpoint| endpoint.cluster.as_str()).collect();
+        assert_eq!(clusters, ["west"]);
+        assert_eq!(known.complaints.len(), 2);
+        assert!(known.complaints.iter().all(|complaint| complaint.len() < 200), "{:?}", known.complaints);
+    }
 }

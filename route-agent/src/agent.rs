@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use culvert_api::RouteAgent;
 use culvert_kernel::{Kernel, KernelError, node_facts, route_to};
-use culvert_model::{Addresses, IpFamily};
+use culvert_model::{Addresses, IpFamily, clipped};
 use culvert_route_agent_core::{Inputs, desired, targets};
 use culvert_runtime::Records;
 use culvert_runtime::reconcile::{Pass, Wake};
@@ -22,6 +22,9 @@ use crate::status::{self, ProbeStates, REFRESH, Report};
 /// Addresses that are reached by the default route wherever there is one (RFC 5737, RFC 3849). Nothing is sent there.
 const ELSEWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+
+/// Of what is logged of an obstacle, in bytes: it may quote another cluster's record.
+const MAX_DETAIL: usize = 1024;
 
 /// The route agent of one node.
 pub(crate) struct Agent {
@@ -53,6 +56,17 @@ impl Agent {
             store_away: false,
             ready: false,
             published: None,
+        }
+    }
+
+    /// Resolves if the probes end by themselves; what they said last would count for ever then.
+    pub(crate) fn probes_ended(&self) -> impl Future<Output = ()> + use<> {
+        let ended = self.pinger.as_ref().map(Pinger::ended);
+        async move {
+            match ended {
+                Some(ended) => ended.await,
+                None => std::future::pending().await,
+            }
         }
     }
 
@@ -175,10 +189,10 @@ impl Agent {
     /// Logs what is new among the obstacles, and what is over.
     fn tell(&mut self, obstacles: BTreeSet<String>) {
         for detail in obstacles.difference(&self.told) {
-            tracing::warn!(detail, "Something is not routed as it should be");
+            tracing::warn!(detail = clipped(detail, MAX_DETAIL), "Something is not routed as it should be");
         }
         for detail in self.told.difference(&obstacles) {
-            tracing::info!(detail, "An obstacle is gone");
+            tracing::info!(detail = clipped(detail, MAX_DETAIL), "An obstacle is gone");
         }
         self.told = obstacles;
     }

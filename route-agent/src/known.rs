@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use culvert_api::{Cluster, Endpoint, EndpointSpec, Record, RouteAgent, labels};
 use culvert_kernel::NodeFacts;
-use culvert_model::Addresses;
+use culvert_model::{Addresses, MAX_SUBNETS};
 use culvert_route_agent_core::{Inputs, Interface, KnownCluster};
 use culvert_runtime::{Listing, Records, StoreError};
 use ipnet::IpNet;
@@ -47,10 +47,10 @@ impl Known {
         let mut endpoints = Vec::new();
         let mut clusters = Vec::new();
         for record in self.endpoints.values() {
-            match culvert_model::Endpoint::try_from(record) {
+            match usable(record) {
                 Ok(endpoint) => endpoints.push(endpoint),
-                Err(error) => {
-                    problems.insert(error.to_string());
+                Err(problem) => {
+                    problems.insert(problem);
                     clusters.push(guarded(record.name(), &record.spec, &mut BTreeSet::new()));
                 }
             }
@@ -85,6 +85,13 @@ fn merged<R: Record>(
     records
 }
 
+/// Returns what an Endpoint says, or why it cannot be used.
+pub(crate) fn usable(record: &Endpoint) -> Result<culvert_model::Endpoint, String> {
+    let endpoint = culvert_model::Endpoint::try_from(record).map_err(|error| error.to_string())?;
+    endpoint.check_size().map_err(|error| error.to_string())?;
+    Ok(endpoint)
+}
+
 /// With Globalnet a cluster is reached by its global CIDRs only, and the others may be those of this cluster as well.
 fn known_cluster(record: &Cluster, problems: &mut BTreeSet<String>) -> KnownCluster {
     let spec = &record.spec;
@@ -101,11 +108,13 @@ fn guarded(name: &str, spec: &EndpointSpec, problems: &mut BTreeSet<String>) -> 
     KnownCluster { name: spec.cluster_id.clone(), subnets: subnets(name, &spec.subnets, problems) }
 }
 
+/// Reads subnets, [`MAX_SUBNETS`] at most: another cluster's record must not fill this node's routing table.
 fn subnets<'a>(
     place: &str,
     texts: impl IntoIterator<Item = &'a String>,
     problems: &mut BTreeSet<String>,
 ) -> Vec<IpNet> {
+    let mut texts = texts.into_iter();
     let parse = |text: &String| {
         let subnet = text.parse::<IpNet>().ok();
         if subnet.is_none() {
@@ -113,7 +122,11 @@ fn subnets<'a>(
         }
         subnet
     };
-    texts.into_iter().filter_map(parse).collect()
+    let subnets = texts.by_ref().take(MAX_SUBNETS).filter_map(parse).collect();
+    if texts.next().is_some() {
+        problems.insert(format!("{place} names more than {MAX_SUBNETS} subnets: the others are not guarded"));
+    }
+    subnets
 }
 
 /// Reads the addresses that a node published.

@@ -37,6 +37,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut record_changes = records.watch(&[Cluster::PLURAL, Endpoint::PLURAL, RouteAgent::PLURAL]);
     let wake = Wake::default();
     let mut agent = Agent::new(config, records, kernel, wake.clone());
+    let probes_ended = agent.probes_ended();
     let ring = async {
         loop {
             tokio::select! {
@@ -48,6 +49,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     tokio::select! {
         () = reconcile::run(&wake, &shutdown, async || agent.pass().await) => {}
         () = ring => {}
+        () = probes_ended => bail!("the probes have ended by themselves, which is a bug: start the route agent again"),
     }
     tracing::info!("Route agent ends, routes stay");
     Ok(())
@@ -59,10 +61,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 ///
 /// Names what is left; what could be removed is removed all the same.
 pub async fn uninstall(config: &Config) -> anyhow::Result<()> {
-    let mut kernel = Kernel::open(Owner::route_agent()).await?;
-    let report = kernel.converge(&State::default()).await?;
+    let from_kernel = async { Kernel::open(Owner::route_agent()).await?.converge(&State::default()).await }.await;
     let name = status::record_name(config);
     let deleted = Records::open(config.records.clone()).delete::<RouteAgent>(&name).await;
+    let report = from_kernel?;
     if !report.failed.is_empty() {
         bail!(
             "some things are left in the kernel: {}; uninstall again once the cause is gone",

@@ -10,8 +10,8 @@ use culvert_model::Addresses;
 use culvert_route_agent_core::{Pace, Probes};
 use culvert_runtime::echo::EchoSockets;
 use culvert_runtime::reconcile::Wake;
+use culvert_runtime::task::Task;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use crate::status::ProbeStates;
 
@@ -28,7 +28,7 @@ pub(crate) struct Wanted {
 pub(crate) struct Pinger {
     wanted: watch::Sender<Wanted>,
     states: watch::Receiver<ProbeStates>,
-    task: JoinHandle<()>,
+    _task: Task,
 }
 
 impl Pinger {
@@ -36,8 +36,8 @@ impl Pinger {
     pub(crate) fn start(pace: Pace, wake: Wake) -> Self {
         let (wanted, receiver) = watch::channel(Wanted::default());
         let (sender, states) = watch::channel(ProbeStates::new());
-        let task = tokio::spawn(run(Probes::new(pace), receiver, sender, wake));
-        Self { wanted, states, task }
+        let task = Task::spawn("the probing of gateways", wake.clone(), run(Probes::new(pace), receiver, sender, wake));
+        Self { wanted, states, _task: task }
     }
 
     /// Changes what is probed.
@@ -53,11 +53,11 @@ impl Pinger {
     pub(crate) fn states(&self) -> ProbeStates {
         self.states.borrow().clone()
     }
-}
 
-impl Drop for Pinger {
-    fn drop(&mut self) {
-        self.task.abort();
+    /// Resolves if the probes end by themselves, which only a panic makes them do.
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + use<> {
+        let wanted = self.wanted.clone();
+        async move { wanted.closed().await }
     }
 }
 

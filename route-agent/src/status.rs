@@ -5,16 +5,21 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use culvert_api::{
-    ConnectionStatus, Endpoint, LatencyRtt, ObjectMeta, RemoteEndpoint, RouteAgent, RouteAgentStatus, labels,
-    object_name,
+    ConnectionStatus, Endpoint, EndpointSpec, LatencyRtt, ObjectMeta, RemoteEndpoint, RouteAgent, RouteAgentStatus,
+    endpoint_record, labels, object_name,
 };
-use culvert_model::Addresses;
+use culvert_model::{Addresses, clipped};
 use culvert_route_agent_core::{NoProbe, ProbeState, RoundTrip};
 
 use crate::config::Config;
+use crate::known::usable;
 
 /// How long a record stays as it is when only round-trip times change.
 pub(crate) const REFRESH: Duration = Duration::from_secs(60);
+
+/// Of all obstacles together, and of a name in a record that cannot be used, in bytes: a record takes 1 MiB.
+const MAX_OBSTACLES: usize = 8192;
+const MAX_NAME: usize = 253;
 
 /// State and round-trip times of each probe, by cable name.
 pub(crate) type ProbeStates = BTreeMap<String, (ProbeState, Option<RoundTrip>)>;
@@ -42,7 +47,10 @@ impl Report<'_> {
         let remote = self.endpoints.values().filter(|endpoint| endpoint.spec.cluster_id != own);
         let status = RouteAgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            status_failure: self.obstacles.iter().map(String::as_str).collect::<Vec<_>>().join("; "),
+            status_failure: clipped(
+                &self.obstacles.iter().map(String::as_str).collect::<Vec<_>>().join("; "),
+                MAX_OBSTACLES,
+            ),
             remote_endpoints: remote.map(|endpoint| self.remote_endpoint(endpoint)).collect(),
         };
         let mut record = RouteAgent::new(&record_name(self.config), status);
@@ -68,8 +76,17 @@ impl Report<'_> {
             }
         };
         let latency_rtt = probe.and_then(|(_, times)| *times).map(latency);
-        RemoteEndpoint { status, status_message, spec: endpoint.spec.clone(), latency_rtt }
+        RemoteEndpoint { status, status_message, spec: shown(endpoint), latency_rtt }
     }
+}
+
+/// Returns what is shown of an Endpoint: what is understood of it, or whose it is.
+fn shown(endpoint: &Endpoint) -> EndpointSpec {
+    usable(endpoint).map(|endpoint| endpoint_record(&endpoint).spec).unwrap_or_else(|_| EndpointSpec {
+        cluster_id: clipped(&endpoint.spec.cluster_id, MAX_NAME),
+        cable_name: clipped(&endpoint.spec.cable_name, MAX_NAME),
+        ..EndpointSpec::default()
+    })
 }
 
 /// Tells whether two records differ in nothing but round-trip times.
@@ -90,7 +107,7 @@ fn latency(times: RoundTrip) -> LatencyRtt {
 
 #[cfg(test)]
 mod tests {
-    use culvert_api::{EndpointSpec, Record};
+    use culvert_api::Record;
 
     use super::*;
 
@@ -186,6 +203,26 @@ mod tests {
 
         assert_eq!(metadata.resource_version, found.metadata.resource_version);
         assert_eq!(metadata.annotations.unwrap().len(), 2);
+    }
+
+    #[test]
+    fn an_endpoint_of_an_absurd_size_does_not_swell_the_record() {
+        let (name, mut north) = endpoint("north");
+        north.spec.backend_config.insert("x".to_owned(), "x".repeat(1 << 20));
+        let report = Report {
+            config: &config(),
+            address: Addresses::default(),
+            obstacles: &BTreeSet::from(["x".repeat(1 << 20)]),
+            endpoints: &BTreeMap::from([(name, north)]),
+            targets: &BTreeMap::new(),
+            probes: &ProbeStates::new(),
+        };
+
+        let status = report.record(None).status;
+
+        assert!(status.status_failure.len() < 10_000);
+        assert_eq!(status.remote_endpoints[0].spec.backend_config, BTreeMap::new());
+        assert_eq!(status.remote_endpoints[0].spec.cluster_id, "north");
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl Dataplane {
         self.send(Command::Apply(cables));
     }
 
-    /// Returns the newest report, at most a quarter of a second old.
+    /// Returns the newest report, about a tenth of a second old at most.
     pub fn report(&self) -> Report {
         self.shared.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -23,7 +23,7 @@ use crate::{Command, Config, Shared, StartError};
 /// Pause between runs of the timers.
 const TICK: Duration = Duration::from_millis(100);
 /// A wait that is shorter found its event there already.
-const AT_ONCE: Duration = Duration::from_micros(3);
+const AT_ONCE: Duration = Duration::from_micros(15);
 /// Sources of events that are no socket; those have their places as numbers.
 const TUN: u64 = 100;
 const WAKE: u64 = 101;

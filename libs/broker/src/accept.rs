@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use culvert_api::{Cluster, Endpoint, Record};
-use culvert_model::{ClusterId, ForeignSubnets, SubnetError, cable_name};
+use culvert_model::{ClusterId, ForeignSubnets, MAX_SUBNETS, SubnetError, cable_name};
 use ipnet::IpNet;
 
 use crate::side::{Found, Owner, Synced, owner};
@@ -75,6 +75,10 @@ fn check_cluster(record: &Cluster, sender: &str) -> Result<(), Reason> {
     if record.name() != cluster.as_str() {
         return Err(Reason::Misnamed { cluster });
     }
+    let count = record.spec.cluster_cidr.len() + record.spec.service_cidr.len() + record.spec.global_cidr.len();
+    if count > MAX_SUBNETS {
+        return Err(Reason::Malformed(format!("it names {count} CIDRs: {MAX_SUBNETS} at most")));
+    }
     let spec = &record.spec;
     for (field, list) in
         [("service_cidr", &spec.service_cidr), ("cluster_cidr", &spec.cluster_cidr), ("global_cidr", &spec.global_cidr)]
@@ -132,6 +136,7 @@ fn check_endpoint(
         let detail = text.strip_prefix(&format!("Endpoint {}: ", record.name())).unwrap_or(&text);
         Reason::Malformed(detail.to_owned())
     })?;
+    endpoint.check_size().map_err(|error| Reason::Malformed(error.to_string()))?;
     let checks: Vec<_> = endpoint.subnets.iter().map(|subnet| foreign.check(*subnet)).collect();
     // The gateway refuses subnets one by one, as long as one is left.
     match checks.iter().find_map(|check| check.clone().err()) {

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
@@ -22,6 +23,9 @@ const GROUPS: [MulticastGroup; 7] = [
 
 /// errno(3): more was to be told than the socket could hold.
 const ENOBUFS: i32 = 105;
+
+/// Pause after a failure of the socket.
+const DEAF: Duration = Duration::from_secs(1);
 
 /// Changes of links, addresses, routes and rules in the network namespace of the thread that opened it, our own
 /// changes included.
@@ -44,16 +48,22 @@ impl Changes {
     }
 
     /// Returns after any change since the last call. Cancel-safe.
+    ///
+    /// A socket that fails for good counts as one change a second: whoever waits looks for itself then.
     pub async fn changed(&mut self) {
-        poll_fn(|context| {
-            if self.poll_message(context).is_pending() {
-                return Poll::Pending;
+        let heard = poll_fn(|context| {
+            if let Poll::Ready(first) = self.poll_message(context) {
+                // A burst is one change, or a few: the runtime bounds what is read at a time.
+                while let Poll::Ready(Ok(())) = self.poll_message(context) {}
+                return Poll::Ready(first);
             }
-            // A burst is one change, or a few: the runtime bounds what is read at a time.
-            while let Poll::Ready(Ok(())) = self.poll_message(context) {}
-            Poll::Ready(())
+            Poll::Pending
         })
         .await;
+        if let Err(error) = heard {
+            tracing::debug!(%error, "Changes of the kernel are not heard");
+            tokio::time::sleep(DEAF).await;
+        }
     }
 
     /// Reads one message and forgets it. That the buffer was full is as good as a message.

@@ -93,7 +93,41 @@ pub struct Endpoint {
     pub created: i64,
 }
 
+/// The most subnets that an Endpoint may announce: more than any cluster has CIDRs, and few enough to compare each with
+/// each.
+pub const MAX_SUBNETS: usize = 256;
+/// The longest name in an Endpoint, in bytes: that of a DNS name.
+const MAX_NAME: usize = 253;
+
+/// An Endpoint that nobody needs to be so large: it would swell every status and routing table that it gets into.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OversizedEndpoint {
+    #[error("Endpoint of cluster {cluster} announces {count} subnets: announce wider ones, {MAX_SUBNETS} at most")]
+    Subnets { cluster: ClusterId, count: usize },
+    #[error("Endpoint of cluster {cluster} has a {field} of {length} bytes: shorten it to {MAX_NAME}")]
+    Name { cluster: ClusterId, field: &'static str, length: usize },
+}
+
 impl Endpoint {
+    /// Checks that the Endpoint is of a size that can be passed on.
+    ///
+    /// # Errors
+    ///
+    /// [`OversizedEndpoint`] names the cluster and what is too long.
+    pub fn check_size(&self) -> Result<(), OversizedEndpoint> {
+        let cluster = || self.cluster.clone();
+        if self.subnets.len() > MAX_SUBNETS {
+            return Err(OversizedEndpoint::Subnets { cluster: cluster(), count: self.subnets.len() });
+        }
+        let backend = self.backend.to_string();
+        for (field, text) in [("cable_name", &self.cable_name), ("hostname", &self.hostname), ("backend", &backend)] {
+            if text.len() > MAX_NAME {
+                return Err(OversizedEndpoint::Name { cluster: cluster(), field, length: text.len() });
+            }
+        }
+        Ok(())
+    }
+
     /// Returns the name of this endpoint's cable of one address family, as NAT discovery since Submariner 0.21 uses it.
     pub fn family_cable_name(&self, family: IpFamily) -> String {
         format!("{}-v{family}", self.cable_name)

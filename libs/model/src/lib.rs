@@ -11,12 +11,14 @@ mod key;
 mod link;
 mod mtu;
 mod subnets;
+mod text;
 
 pub use addresses::{Addresses, IpFamily};
 pub use cable::{CableName, CableReport, CableSet, WireGuardCable};
 pub use cluster::{ClusterId, ClusterIdError};
-pub use endpoint::{Backend, CableKind, Endpoint, cable_name};
+pub use endpoint::{Backend, CableKind, Endpoint, MAX_SUBNETS, OversizedEndpoint, cable_name};
 pub use key::{PublicKey, PublicKeyError};
 pub use link::{MacAddr, vtep_mac};
 pub use mtu::{MIN_MTU, cable_mtu, overlay_mtu};
 pub use subnets::{ForeignSubnets, SubnetError, overlaps};
+pub use text::clipped;

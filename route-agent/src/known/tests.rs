@@ -128,3 +128,19 @@ fn a_record_whose_file_went_bad_keeps_its_last_content_and_a_deleted_one_does_no
     assert_eq!(records.keys().collect::<Vec<_>>(), ["west"]);
     assert_eq!(problems.len(), 1);
 }
+
+#[test]
+fn an_endpoint_or_cluster_of_an_absurd_size_does_not_fill_the_routing_table() {
+    let many: Vec<String> = (0..10_000).map(|n| format!("10.{}.{}.0/24", n / 256, n % 256)).collect();
+    let mut large = endpoint("4500");
+    large.spec.subnets = many.clone();
+    let pods: Vec<&str> = many.iter().map(String::as_str).collect();
+    let known =
+        Known { endpoints: by_name(&[large]), clusters: by_name(&[cluster("west", &pods, &[])]), ..Known::default() };
+
+    let (inputs, problems) = inputs(&known);
+
+    assert!(inputs.endpoints.is_empty());
+    assert_eq!(inputs.clusters.iter().map(|cluster| cluster.subnets.len()).collect::<Vec<_>>(), [MAX_SUBNETS; 2]);
+    assert_eq!(problems.len(), 2, "{problems:?}");
+}

@@ -5,11 +5,13 @@
 mod report;
 mod stages;
 
+use std::fs::File;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use culvert_netns_tests::{Lab, run};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::report::Report;
@@ -45,14 +47,24 @@ fn main() -> ExitCode {
 
 fn demo(args: &Args) -> Result<bool> {
     if args.remove {
+        let _lock = only_demo()?;
         Lab::remove_named(PREFIX)?;
         return Ok(true);
     }
+    let _lock = only_demo()?;
     remove_when_interrupted()?;
     run(Command::new("iperf3").arg("--version")).context("iperf3 is missing: use `cargo xtask demo`")?;
     let mut report = Report::new(args.json);
     stages::run(&mut report, args.keep);
     report.finish()
+}
+
+/// Keeps a second demo out for as long as the lock is held: the two would take each other's namespaces for leftovers.
+fn only_demo() -> Result<Flock<File>> {
+    let path = std::env::temp_dir().join(format!("{PREFIX}.lock"));
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| anyhow::anyhow!("another demo is running on this machine: wait for its end"))
 }
 
 /// An interrupt leaves nothing behind either. Must run before any other thread starts: they inherit the mask.
