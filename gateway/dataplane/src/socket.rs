@@ -7,6 +7,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use nix::sys::socket::sockopt::{Mark, UdpGroSegment, UdpGsoSegment};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt};
@@ -16,6 +17,8 @@ use crate::outbox::Batch;
 
 /// Bytes the kernel queues in each direction; what fits a burst while the other direction is served.
 const BUFFER: usize = 8 << 20;
+/// How long a send waits for room. A device that is stuck for longer costs packets, not the thread.
+const SEND_TIMEOUT: Duration = Duration::from_millis(100);
 /// Datagrams, or joined groups of them, per `recvmmsg`.
 pub(crate) const MESSAGES: usize = 16;
 /// Bytes of one datagram or group.
@@ -46,6 +49,7 @@ impl UdpSocket {
             socket.set_recv_buffer_size(BUFFER)?;
             socket.set_send_buffer_size(BUFFER)?;
         }
+        socket.set_write_timeout(Some(SEND_TIMEOUT))?;
         // UDP_SEGMENT of zero changes nothing, and fails where the option is unknown.
         let cuts = setsockopt(&socket, UdpGsoSegment, &0).is_ok();
         setsockopt(&socket, UdpGroSegment, &true).ok();
