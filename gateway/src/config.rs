@@ -7,15 +7,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{BoolishValueParser, FalseyValueParser};
+use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Parser, ValueEnum};
 use culvert_gateway_core::election::{ElectionTiming, TimingError};
 use culvert_gateway_core::health::HealthTiming;
 use culvert_gateway_core::local_endpoint::{Ports, PortsError};
 use culvert_gateway_core::public_ip::{Resolver, ResolverError, parse_resolvers};
 use culvert_model::{Addresses, CableKind, ClusterId, ClusterIdError};
-use culvert_runtime::flags::{self, FlagError};
-use culvert_runtime::logging::LogFormat;
+use culvert_runtime::flags::{self, FlagError, NodeArgs, NodeIdentity};
 use ipnet::IpNet;
 
 /// The variable with the pre-shared key itself; there is no flag for it, since others can read command lines.
@@ -25,24 +24,11 @@ const PSK_VARIABLE: &str = "CE_IPSEC_PSK";
 #[derive(Debug, Parser)]
 #[command(name = "culvert-gateway", version)]
 pub struct Args {
-    /// Id of this cluster: a DNS label.
-    #[arg(long, env = "SUBMARINER_CLUSTERID")]
-    pub cluster_id: String,
-    /// Pod CIDRs of this cluster, separated by commas.
-    #[arg(long, env = "SUBMARINER_CLUSTERCIDR", value_delimiter = ',', required = true)]
-    pub cluster_cidr: Vec<String>,
-    /// Service CIDRs of this cluster, separated by commas.
-    #[arg(long, env = "SUBMARINER_SERVICECIDR", value_delimiter = ',')]
-    pub service_cidr: Vec<String>,
-    /// Directory of this cluster's records.
-    #[arg(long, env = "CULVERT_RECORDS")]
-    pub records: PathBuf,
+    #[command(flatten)]
+    pub node: NodeArgs,
     /// Directory of the broker's records; without it nothing is exchanged.
     #[arg(long, env = "CULVERT_BROKER_RECORDS")]
     pub broker_records: Option<PathBuf>,
-    /// Name of this node [default: the host name].
-    #[arg(long, env = "NODE_NAME")]
-    pub node_name: Option<String>,
     /// Address of this node in its own network, or one of each family [default: the source of the default route].
     #[arg(long, env = "CULVERT_PRIVATE_IP", value_delimiter = ',')]
     pub private_ip: Vec<String>,
@@ -80,27 +66,9 @@ pub struct Args {
     /// Seconds between looks at the lease.
     #[arg(long, env = "LEADERSHIP_RETRYPERIOD", default_value_t = 2)]
     pub retry_period: u64,
-    /// Whether to probe the other gateways through the cables.
-    #[arg(long, env = "SUBMARINER_HEALTHCHECKENABLED", action = ArgAction::Set, default_value = "true", value_parser = BoolishValueParser::new())]
-    pub health_check: bool,
-    /// Milliseconds between probes.
-    #[arg(long, env = "CULVERT_HEALTHCHECK_INTERVAL_MS", default_value_t = 200, value_parser = clap::value_parser!(u64).range(10..=60_000))]
-    pub health_check_interval_ms: u64,
-    /// Probes in a row that may be lost.
-    #[arg(long, env = "CULVERT_HEALTHCHECK_MAX_PACKET_LOSS", default_value_t = 4)]
-    pub health_check_max_packet_loss: u32,
     /// Where metrics are served, `ADDRESS:PORT` or `off`.
     #[arg(long, env = "CULVERT_METRICS_ADDRESS", default_value = "0.0.0.0:32780")]
     pub metrics_address: String,
-    /// Remove all that is the gateway's from this node, and this cluster's records here and at the broker, and exit.
-    #[arg(long, env = "SUBMARINER_UNINSTALL", value_parser = FalseyValueParser::new())]
-    pub uninstall: bool,
-    /// off, error, warn, info, debug, trace, or directives such as info,culvert_dataplane=debug.
-    #[arg(long, env = "CULVERT_LOG", default_value = "info,boringtun=off")]
-    pub log_level: String,
-    /// How log lines look.
-    #[arg(long, env = "CULVERT_LOG_FORMAT", value_enum, default_value_t)]
-    pub log_format: LogFormat,
 }
 
 /// Cable drivers by Submariner's names.
@@ -159,8 +127,6 @@ impl std::fmt::Debug for Psk {
 pub enum ConfigError {
     #[error(transparent)]
     Flag(#[from] FlagError),
-    #[error("--cluster-id: {0}")]
-    ClusterId(#[source] ClusterIdError),
     #[error("--allow-vxlan: {0}")]
     AllowVxlan(#[source] ClusterIdError),
     #[error("--public-ip: {0}")]
@@ -179,10 +145,7 @@ impl TryFrom<Args> for Config {
     type Error = ConfigError;
 
     fn try_from(args: Args) -> Result<Self, Self::Error> {
-        let pods = flags::subnets("--cluster-cidr", &args.cluster_cidr)?;
-        if pods.is_empty() {
-            return Err(FlagError::NoCidr { flag: "--cluster-cidr" }.into());
-        }
+        let NodeIdentity { cluster, pods, services, node } = args.node.identity()?;
         let allow_vxlan: BTreeSet<ClusterId> = flags::given(&args.allow_vxlan)
             .map(str::parse)
             .collect::<Result<_, _>>()
@@ -204,16 +167,16 @@ impl TryFrom<Args> for Config {
             retry_period: Duration::from_secs(args.retry_period),
         };
         let health = HealthTiming {
-            interval: Duration::from_millis(args.health_check_interval_ms),
-            max_lost: args.health_check_max_packet_loss,
+            interval: Duration::from_millis(args.node.health_check_interval_ms),
+            max_lost: args.node.health_check_max_packet_loss,
         };
         Ok(Self {
-            cluster: args.cluster_id.parse().map_err(ConfigError::ClusterId)?,
+            cluster,
             pods,
-            services: flags::subnets("--service-cidr", &args.service_cidr)?,
-            records: args.records,
+            services,
+            records: args.node.records,
             broker: args.broker_records.filter(|path| !path.as_os_str().is_empty()),
-            node: flags::node_name(args.node_name)?,
+            node,
             private: flags::addresses("--private-ip", &args.private_ip)?,
             resolvers: parse_resolvers(&args.public_ip)?,
             nat_enabled: args.nat_enabled,
@@ -224,7 +187,7 @@ impl TryFrom<Args> for Config {
             psk: psk(args.psk_file, std::env::var(PSK_VARIABLE).ok()),
             key_file: args.key_file,
             election: timing.check()?,
-            health: args.health_check.then_some(health),
+            health: args.node.health_check.then_some(health),
             metrics: metrics_address(args.metrics_address)?,
         })
     }

@@ -20,8 +20,8 @@ async fn main() -> ExitCode {
 }
 
 async fn start(args: Args) -> anyhow::Result<()> {
-    logging::init(args.log_format, &args.log_level)?;
-    let uninstall = args.uninstall;
+    logging::init(args.node.log_format, &args.node.log_level)?;
+    let uninstall = args.node.uninstall;
     let config = Config::try_from(args)?;
     if uninstall {
         return culvert_gateway::uninstall(&config).await;

@@ -34,13 +34,8 @@ struct Labels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StatusLabels {
-    cable_driver: String,
-    local_cluster: String,
-    local_hostname: String,
-    local_endpoint_ip: String,
-    remote_cluster: String,
-    remote_hostname: String,
-    remote_endpoint_ip: String,
+    #[prometheus(flatten)]
+    connection: Labels,
     status: String,
 }
 
@@ -150,7 +145,9 @@ impl Metrics {
         for (&name, (choice, status)) in update.statuses {
             let labels = labels(update.own, choice);
             let word = word(status.status);
-            self.connections.get_or_create(&with_status(&labels, word)).set(1);
+            self.connections
+                .get_or_create(&StatusLabels { connection: labels.clone(), status: word.to_owned() })
+                .set(1);
             let short = ShortLabels { cable_driver: labels.cable_driver.clone(), status: word.to_owned() };
             self.connections_short.get_or_create(&short).inc();
             if status.status == Status::Connected {
@@ -215,19 +212,5 @@ fn labels(own: &Endpoint, choice: &Choice) -> Labels {
         remote_cluster: remote.cluster.to_string(),
         remote_hostname: remote.hostname.clone(),
         remote_endpoint_ip: public(remote),
-    }
-}
-
-fn with_status(labels: &Labels, status: &str) -> StatusLabels {
-    let labels = labels.clone();
-    StatusLabels {
-        cable_driver: labels.cable_driver,
-        local_cluster: labels.local_cluster,
-        local_hostname: labels.local_hostname,
-        local_endpoint_ip: labels.local_endpoint_ip,
-        remote_cluster: labels.remote_cluster,
-        remote_hostname: labels.remote_hostname,
-        remote_endpoint_ip: labels.remote_endpoint_ip,
-        status: status.to_owned(),
     }
 }

@@ -6,64 +6,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use clap::builder::{BoolishValueParser, FalseyValueParser};
 use culvert_model::{Addresses, ClusterId};
 use culvert_route_agent_core::Pace;
-use culvert_runtime::flags::{self, FlagError};
-use culvert_runtime::logging::LogFormat;
+use culvert_runtime::flags::{self, FlagError, NodeArgs, NodeIdentity};
 use ipnet::IpNet;
 
 /// Routes this node's traffic for other clusters to the cluster's gateway.
 #[derive(Debug, Parser)]
 #[command(name = "culvert-route-agent", version)]
 pub struct Args {
-    /// Id of this cluster: a DNS label.
-    #[arg(long, env = "SUBMARINER_CLUSTERID")]
-    pub cluster_id: String,
-    /// Pod CIDRs of this cluster, separated by commas.
-    #[arg(long, env = "SUBMARINER_CLUSTERCIDR", value_delimiter = ',', required = true)]
-    pub cluster_cidr: Vec<String>,
-    /// Service CIDRs of this cluster, separated by commas.
-    #[arg(long, env = "SUBMARINER_SERVICECIDR", value_delimiter = ',')]
-    pub service_cidr: Vec<String>,
-    /// Directory of this cluster's records.
-    #[arg(long, env = "CULVERT_RECORDS")]
-    pub records: PathBuf,
-    /// Name of this node [default: the host name].
-    #[arg(long, env = "NODE_NAME")]
-    pub node_name: Option<String>,
+    #[command(flatten)]
+    pub node: NodeArgs,
     /// Address of this node, or one of each family [default: the source of the default route].
     #[arg(long, env = "CULVERT_NODE_IP", value_delimiter = ',')]
     pub node_ip: Vec<String>,
-    /// Whether to probe the other clusters' gateways.
-    #[arg(
-        long,
-        env = "SUBMARINER_HEALTHCHECKENABLED",
-        action = clap::ArgAction::Set,
-        default_value = "true",
-        value_parser = BoolishValueParser::new()
-    )]
-    pub health_check: bool,
-    /// Interval of the gateways' probes in milliseconds; nodes probe 60 times more seldom.
-    #[arg(
-        long,
-        env = "CULVERT_HEALTHCHECK_INTERVAL_MS",
-        default_value_t = 200,
-        value_parser = clap::value_parser!(u64).range(10..=60_000)
-    )]
-    pub health_check_interval_ms: u64,
-    /// Probes in a row that may be lost.
-    #[arg(long, env = "CULVERT_HEALTHCHECK_MAX_PACKET_LOSS", default_value_t = 4)]
-    pub health_check_max_packet_loss: u32,
-    /// Remove all that is the route agent's from this node, and its record, and exit.
-    #[arg(long, env = "SUBMARINER_UNINSTALL", value_parser = FalseyValueParser::new())]
-    pub uninstall: bool,
-    /// off, error, warn, info, debug, trace, or directives such as info,culvert_kernel=debug.
-    #[arg(long, env = "CULVERT_LOG", default_value = "info")]
-    pub log_level: String,
-    /// How log lines look.
-    #[arg(long, env = "CULVERT_LOG_FORMAT", value_enum, default_value_t)]
-    pub log_format: LogFormat,
 }
 
 /// What the route agent works with, checked.
@@ -84,20 +40,17 @@ impl TryFrom<Args> for Config {
     type Error = FlagError;
 
     fn try_from(args: Args) -> Result<Self, Self::Error> {
-        let pods = flags::subnets("--cluster-cidr", &args.cluster_cidr)?;
-        if pods.is_empty() {
-            return Err(FlagError::NoCidr { flag: "--cluster-cidr" });
-        }
-        let pace =
-            Pace::of_node(Duration::from_millis(args.health_check_interval_ms), args.health_check_max_packet_loss);
+        let NodeIdentity { cluster, pods, services, node } = args.node.identity()?;
+        let interval = Duration::from_millis(args.node.health_check_interval_ms);
+        let pace = Pace::of_node(interval, args.node.health_check_max_packet_loss);
         Ok(Self {
-            cluster: args.cluster_id.parse()?,
+            cluster,
             pods,
-            services: flags::subnets("--service-cidr", &args.service_cidr)?,
-            records: args.records,
-            node: flags::node_name(args.node_name)?,
+            services,
+            records: args.node.records,
+            node,
             address: flags::addresses("--node-ip", &args.node_ip)?,
-            probe: args.health_check.then_some(pace),
+            probe: args.node.health_check.then_some(pace),
         })
     }
 }

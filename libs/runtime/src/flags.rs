@@ -3,10 +3,93 @@
 //! Every flag has an environment variable, and one that is set to nothing counts as not given.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
+use clap::ArgAction;
+use clap::builder::{BoolishValueParser, FalseyValueParser};
 use culvert_api::object_name;
-use culvert_model::{Addresses, ClusterIdError, IpFamily};
+use culvert_model::{Addresses, ClusterId, ClusterIdError, IpFamily};
 use ipnet::IpNet;
+
+use crate::logging::LogFormat;
+
+/// The flags that all daemons on nodes have; variables are Submariner's (chapters 4.1 and 7) where it has one.
+#[derive(Debug, clap::Args)]
+pub struct NodeArgs {
+    /// Id of this cluster: a DNS label.
+    #[arg(long, env = "SUBMARINER_CLUSTERID")]
+    pub cluster_id: String,
+    /// Pod CIDRs of this cluster, separated by commas.
+    #[arg(long, env = "SUBMARINER_CLUSTERCIDR", value_delimiter = ',', required = true)]
+    pub cluster_cidr: Vec<String>,
+    /// Service CIDRs of this cluster, separated by commas.
+    #[arg(long, env = "SUBMARINER_SERVICECIDR", value_delimiter = ',')]
+    pub service_cidr: Vec<String>,
+    /// Directory of this cluster's records.
+    #[arg(long, env = "CULVERT_RECORDS")]
+    pub records: PathBuf,
+    /// Name of this node [default: the host name].
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Whether to probe the other clusters' gateways.
+    #[arg(
+        long,
+        env = "SUBMARINER_HEALTHCHECKENABLED",
+        action = ArgAction::Set,
+        default_value = "true",
+        value_parser = BoolishValueParser::new()
+    )]
+    pub health_check: bool,
+    /// Milliseconds between the probes of a gateway; other nodes probe 60 times more seldom.
+    #[arg(
+        long,
+        env = "CULVERT_HEALTHCHECK_INTERVAL_MS",
+        default_value_t = 200,
+        value_parser = clap::value_parser!(u64).range(10..=60_000)
+    )]
+    pub health_check_interval_ms: u64,
+    /// Probes in a row that may be lost.
+    #[arg(long, env = "CULVERT_HEALTHCHECK_MAX_PACKET_LOSS", default_value_t = 4)]
+    pub health_check_max_packet_loss: u32,
+    /// Remove all that is this daemon's from the node, and its records, and exit.
+    #[arg(long, env = "SUBMARINER_UNINSTALL", value_parser = FalseyValueParser::new())]
+    pub uninstall: bool,
+    /// off, error, warn, info, debug, trace, or directives such as info,culvert_kernel=debug.
+    #[arg(long, env = "CULVERT_LOG", default_value = "info,boringtun=off")]
+    pub log_level: String,
+    /// How log lines look.
+    #[arg(long, env = "CULVERT_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// What [`NodeArgs`] say of the node and its cluster, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeIdentity {
+    pub cluster: ClusterId,
+    pub pods: Vec<IpNet>,
+    pub services: Vec<IpNet>,
+    pub node: String,
+}
+
+impl NodeArgs {
+    /// Checks who this node is.
+    ///
+    /// # Errors
+    ///
+    /// [`FlagError`] names the flag and the value.
+    pub fn identity(&self) -> Result<NodeIdentity, FlagError> {
+        let pods = subnets("--cluster-cidr", &self.cluster_cidr)?;
+        if pods.is_empty() {
+            return Err(FlagError::NoCidr { flag: "--cluster-cidr" });
+        }
+        Ok(NodeIdentity {
+            cluster: self.cluster_id.parse()?,
+            pods,
+            services: subnets("--service-cidr", &self.service_cidr)?,
+            node: node_name(self.node_name.clone())?,
+        })
+    }
+}
 
 /// Why a flag cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +122,7 @@ pub fn given(texts: &[String]) -> impl Iterator<Item = &str> {
 /// # Errors
 ///
 /// [`FlagError`] names the flag and the value; `0.0.0.0/0` is refused like any other text that is no cluster's range.
-pub fn subnets(flag: &'static str, texts: &[String]) -> Result<Vec<IpNet>, FlagError> {
+fn subnets(flag: &'static str, texts: &[String]) -> Result<Vec<IpNet>, FlagError> {
     let parse = |text: &str| match text.parse::<IpNet>() {
         Ok(value) if value.prefix_len() == 0 => Err(FlagError::Everything { flag, value }),
         Ok(subnet) => Ok(subnet.trunc()),
@@ -74,7 +157,7 @@ pub fn addresses(flag: &'static str, texts: &[String]) -> Result<Option<Addresse
 /// # Errors
 ///
 /// [`FlagError`] if there is none that can name a record.
-pub fn node_name(given: Option<String>) -> Result<String, FlagError> {
+fn node_name(given: Option<String>) -> Result<String, FlagError> {
     let name = match given.filter(|name| !name.is_empty()) {
         Some(name) => name,
         None => std::fs::read_to_string("/proc/sys/kernel/hostname").map_err(FlagError::HostName)?.trim().to_owned(),
