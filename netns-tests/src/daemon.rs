@@ -103,6 +103,11 @@ impl Daemon {
         Ok(Self { role, child, log: log.to_owned(), log_start })
     }
 
+    /// Tells whether the process still runs.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
     /// Waits until the daemon has applied its first pass.
     ///
     /// # Errors
@@ -123,6 +128,11 @@ impl Daemon {
                 bail!("{} ended before it was ready ({status}):\n{}", self.role.as_str(), self.log_tail(20))
             }
         }
+    }
+
+    /// Returns the id of the process: the daemon's own, since all helpers before it were replaced by it.
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal.

@@ -1,6 +1,7 @@
 //! Every chore of the project: `cargo xtask …`.
 
 mod arrows;
+mod bench;
 mod packages;
 
 use std::env;
@@ -22,6 +23,12 @@ enum Chore {
     /// Joins two clusters made of network namespaces and shows it; needs root.
     Demo {
         /// What the demo itself takes: --keep, --json, --remove.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Measures the packets' way beside what it is compared with; needs root.
+    Bench {
+        /// Which bench, and what it takes: `path --rounds 3`; `path --help` tells all.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
@@ -52,6 +59,7 @@ fn main() -> ExitCode {
 fn run(chore: Chore) -> Result<()> {
     match chore {
         Chore::Demo { args } => demo(args),
+        Chore::Bench { args } => bench::run(args),
         Chore::Test { args } => test(args),
         Chore::Arrows => arrows::check(&root()),
         Chore::Crds => succeed(cargo(["test", "--package", "culvert-api", "crd"]).env("UPDATE_CRDS", "1")),

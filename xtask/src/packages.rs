@@ -8,14 +8,17 @@ use anyhow::{Result, bail};
 
 use crate::succeed;
 
-/// Programs that must be there, and the Debian packages that have them.
-const NEEDED: [(&str, &str); 6] = [
+/// Programs that must be there, any one of those in a row, and the Debian packages that have them.
+const NEEDED: [(&str, &str); 8] = [
     ("ip", "iproute2"),
     ("ss", "iproute2"),
     ("nft", "nftables"),
     ("ping", "iputils-ping"),
     ("conntrack", "conntrack"),
     ("iperf3", "iperf3"),
+    ("wg", "wireguard-tools"),
+    // Where there is Go, the tests build it from its module.
+    ("wireguard wireguard-go go", "wireguard-go"),
 ];
 
 /// Installs what is missing, and says which before.
@@ -25,7 +28,7 @@ const NEEDED: [(&str, &str); 6] = [
 /// Something is missing and this is no Debian, or the installation failed.
 pub(crate) fn install() -> Result<()> {
     let mut missing: Vec<&str> =
-        NEEDED.iter().filter(|(program, _)| !installed(program)).map(|(_, name)| *name).collect();
+        NEEDED.iter().filter(|(programs, _)| !programs.split(' ').any(installed)).map(|(_, name)| *name).collect();
     missing.dedup();
     if missing.is_empty() {
         return Ok(());

@@ -1,0 +1,43 @@
+//! Measures Culvert beside what it is compared with, in one run, on this machine. It asserts nothing: it prints figures.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod candidate;
+mod cpu;
+mod iperf;
+mod latency;
+mod measure;
+mod path;
+mod report;
+mod statistics;
+mod table;
+mod tools;
+mod tunnel;
+mod udp;
+mod visit;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::path::PathArgs;
+
+/// Measures Culvert beside what it is compared with.
+#[derive(Parser)]
+enum Bench {
+    /// The way of packets between two pods: throughput, latency, and what the gateways' processes cost.
+    Path(PathArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Bench::parse() {
+        Bench::Path(args) => path::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

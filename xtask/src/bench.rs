@@ -1,0 +1,17 @@
+//! Builds what the bench measures, as it is released, and starts it.
+
+use std::ffi::OsString;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::{BINARIES, cargo, need_root, packages, succeed, target_directory};
+
+/// Runs a bench; `args` are its own: which one, and its flags.
+pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
+    need_root("bench")?;
+    packages::install()?;
+    let mut build = cargo(["build", "--release", "--bins", "--package", "culvert-bench"]);
+    succeed(build.args(BINARIES.iter().flat_map(|name| ["--package", name])))?;
+    succeed(Command::new(target_directory()?.join("release/culvert-bench")).args(args))
+}
