@@ -4,7 +4,7 @@
 //! an inner packet passes only with a source behind that cable and a destination in this cluster. Handshakes are
 //! screened by their MACs, and by cookies under load, before anything costly is done (WireGuard paper, section 5.3).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -199,6 +199,11 @@ impl Forwarder {
         for peer in self.peers.iter_mut().flatten().filter(|peer| peer.remote() == Some(remote)) {
             peer.set_path_mtu(mtu);
         }
+    }
+
+    /// Returns the addresses of the peers that have a session and answer.
+    pub(crate) fn living_remotes(&self) -> BTreeSet<SocketAddr> {
+        self.peers.iter().flatten().filter(|peer| peer.is_alive()).filter_map(Peer::remote).collect()
     }
 
     pub(crate) fn totals(&mut self) -> &mut Totals {

@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use culvert_model::{CableReport, PublicKey, WireGuardCable};

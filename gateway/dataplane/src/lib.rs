@@ -15,6 +15,7 @@ mod join;
 mod outbox;
 mod packet;
 mod peer;
+mod ports;
 mod prefixes;
 mod pump;
 mod segment;

@@ -123,6 +123,11 @@ impl Peer {
         self.established = None;
     }
 
+    /// Tells whether there is a session and the peer answers.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.established.is_some() && !self.is_silent
+    }
+
     pub(crate) fn remote(&self) -> Option<SocketAddr> {
         self.remote
     }

@@ -16,7 +16,8 @@ use nix::sys::uio::writev;
 use crate::forwarder::Forwarder;
 use crate::join::Joiner;
 use crate::outbox::Outbox;
-use crate::socket::{MESSAGES, Receiver, Sent, UdpSocket, path_mtu};
+use crate::ports::Ports;
+use crate::socket::{MESSAGES, Receiver, Sent, path_mtu};
 use crate::tun::{HEADER, MAX_PACKET, Tun, VirtioHeader};
 use crate::{Command, Config, Shared, StartError};
 
@@ -24,9 +25,9 @@ use crate::{Command, Config, Shared, StartError};
 const TICK: Duration = Duration::from_millis(100);
 /// A wait that is shorter found its event there already.
 const AT_ONCE: Duration = Duration::from_micros(15);
-/// Sources of events that are no socket; those have their places as numbers.
-const TUN: u64 = 100;
-const WAKE: u64 = 101;
+/// Sources of events that are no socket; those are numbered from zero.
+const TUN: u64 = u64::MAX;
+const WAKE: u64 = u64::MAX - 1;
 /// Reads from the TUN before the network is looked at again.
 const TUN_READS: usize = 64;
 /// Bytes of opened packets that wait for the TUN.
@@ -36,7 +37,7 @@ const JOINER: usize = 2 << 20;
 pub(crate) struct Pump {
     forwarder: Forwarder,
     tun: Tun,
-    sockets: Vec<UdpSocket>,
+    ports: Ports,
     mark: u32,
     epoll: Epoll,
     commands: mpsc::Receiver<Command>,
@@ -81,18 +82,11 @@ impl Pump {
             Some(libc::EADDRINUSE) => StartError::PortInUse { port: config.port, source },
             _ => StartError::Socket { port: config.port, source },
         };
-        let mut sockets = vec![UdpSocket::open(false, config.port, config.mark).map_err(socket_error)?];
-        match UdpSocket::open(true, config.port, config.mark) {
-            Ok(socket) => sockets.push(socket),
-            // A host without IPv6 has no IPv6 peers.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {}
-            Err(error) => return Err(socket_error(error)),
-        }
+        let ports = Ports::open(config.port, config.mark).map_err(socket_error)?;
         let tun = Tun::open(&config.link, config.mtu)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|errno| StartError::Thread(errno.into()))?;
-        let sources =
-            (0..).zip(sockets.iter().map(UdpSocket::fd)).chain([(TUN, tun.fd()), (WAKE, shared.wake.as_fd())]);
-        for (source, fd) in sources {
+        ports.register(&epoll).map_err(StartError::Thread)?;
+        for (source, fd) in [(TUN, tun.fd()), (WAKE, shared.wake.as_fd())] {
             epoll
                 .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source))
                 .map_err(|errno| StartError::Thread(errno.into()))?;
@@ -101,7 +95,7 @@ impl Pump {
             forwarder: Forwarder::new(config.private_key, config.preshared_key),
             joiner: Joiner::new(JOINER, tun.has_udp_segments()),
             tun,
-            sockets,
+            ports,
             mark: config.mark,
             epoll,
             commands,
@@ -144,7 +138,7 @@ impl Pump {
                         }
                     }
                     TUN => self.handle_tun(now, had_waited)?,
-                    socket => self.handle_socket(socket as usize, now, had_waited),
+                    socket => self.handle_socket(socket, now, had_waited),
                 }
             }
         }
@@ -170,11 +164,12 @@ impl Pump {
         self.next_tick = now + TICK;
         self.forwarder.tick(now, &mut self.outbox);
         self.flush();
+        self.ports.follow(&self.forwarder.living_remotes(), &self.epoll);
         for (remote, probes) in self.forwarder.path_checks(now) {
             if let Some(mtu) = path_mtu(remote, self.mark) {
                 self.forwarder.set_path_mtu(remote, mtu);
-                if probes && let Some(socket) = self.sockets.iter().find(|socket| socket.is_for(remote)) {
-                    socket.probe_path(remote, mtu);
+                if probes {
+                    self.ports.probe_path(remote, mtu);
                 }
             }
         }
@@ -190,8 +185,10 @@ impl Pump {
     }
 
     /// Opens what waits on a socket, up to a portion.
-    fn handle_socket(&mut self, index: usize, now: Instant, had_waited: bool) {
-        let count = self.receiver.receive(&self.sockets[index], self.messages.adapt(had_waited));
+    fn handle_socket(&mut self, number: u64, now: Instant, had_waited: bool) {
+        // A peer's own socket may have gone since the event.
+        let Some(socket) = self.ports.of_event(number) else { return };
+        let count = self.receiver.receive(socket, self.messages.adapt(had_waited));
         for position in 0..count {
             if self.joiner.slot(MAX_PACKET + 1).is_none() {
                 self.write_tun();
@@ -234,11 +231,7 @@ impl Pump {
     /// Sends the outbox.
     fn flush(&mut self) {
         for (batch, bytes) in self.outbox.batches() {
-            let sent = match self.sockets.iter().find(|socket| socket.is_for(batch.to)) {
-                Some(socket) => socket.send(batch, bytes),
-                None => Sent::Failed,
-            };
-            match sent {
+            match self.ports.send(batch, bytes) {
                 Sent::Yes => {}
                 Sent::TooLarge => {
                     self.forwarder.totals().oversized_packets += 1;

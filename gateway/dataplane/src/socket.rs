@@ -24,10 +24,10 @@ pub(crate) const MESSAGES: usize = 16;
 /// Bytes of one datagram or group.
 const MESSAGE: usize = 65_536;
 
-/// A socket of one address family.
+/// A socket of one address family, perhaps connected to one peer.
 pub(crate) struct UdpSocket {
     socket: Socket,
-    is_v6: bool,
+    is_connected: bool,
     cuts: bool,
 }
 
@@ -42,29 +42,38 @@ pub(crate) enum Sent {
 
 impl UdpSocket {
     /// Opens a socket on `port` of all local addresses of a family, with `mark` on what it sends.
+    ///
+    /// # Errors
+    ///
+    /// `EADDRINUSE` if any other socket has the port, one that would share it included.
     pub(crate) fn open(is_v6: bool, port: u16, mark: u32) -> io::Result<Self> {
-        let socket = marked(is_v6, mark)?;
-        // Beyond the limits for the unprivileged where that is allowed.
-        if force_buffers(&socket).is_err() {
-            socket.set_recv_buffer_size(BUFFER)?;
-            socket.set_send_buffer_size(BUFFER)?;
-        }
-        socket.set_write_timeout(Some(SEND_TIMEOUT))?;
+        // The connected sockets share the port; nobody else shall.
+        let alone = marked(is_v6, 0)?;
+        alone.bind(&any_address(is_v6, port).into())?;
+        drop(alone);
+        let socket = sharing(is_v6, mark)?;
+        socket.bind(&any_address(is_v6, port).into())?;
+        Ok(Self::new(socket, false))
+    }
+
+    /// Opens a socket on `port` that hears and is sent to `remote` only, beside the common one.
+    pub(crate) fn connect(remote: SocketAddr, port: u16, mark: u32) -> io::Result<Self> {
+        let is_v6 = remote.is_ipv6();
+        let socket = sharing(is_v6, mark)?;
+        socket.bind(&any_address(is_v6, port).into())?;
+        socket.connect(&remote.into())?;
+        Ok(Self::new(socket, true))
+    }
+
+    fn new(socket: Socket, is_connected: bool) -> Self {
         // UDP_SEGMENT of zero changes nothing, and fails where the option is unknown.
         let cuts = setsockopt(&socket, UdpGsoSegment, &0).is_ok();
         setsockopt(&socket, UdpGroSegment, &true).ok();
-        let any = if is_v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
-        socket.bind(&SocketAddr::new(any, port).into())?;
-        Ok(Self { socket, is_v6, cuts })
+        Self { socket, is_connected, cuts }
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-
-    /// Tells whether an address is of this socket's family.
-    pub(crate) fn is_for(&self, address: SocketAddr) -> bool {
-        address.is_ipv6() == self.is_v6
     }
 
     /// Sends a batch, waiting for room in the kernel.
@@ -73,15 +82,10 @@ impl UdpSocket {
             return self.send_one(batch.to, bytes);
         }
         if self.cuts {
-            let segment = batch.segment as u16;
-            let slices = [io::IoSlice::new(bytes)];
-            let control = [ControlMessage::UdpGsoSegments(&segment)];
-            let to = SockaddrStorage::from(batch.to);
-            match sendmsg(self.socket.as_raw_fd(), &slices, &control, MsgFlags::empty(), Some(&to)) {
-                Ok(_) => return Sent::Yes,
+            match self.send_cut(batch, bytes).or_else(|error| self.again(error, || self.send_cut(batch, bytes))) {
+                Ok(()) => return Sent::Yes,
                 // The kernel refuses the whole batch if one datagram is too large for the path.
-                Err(nix::Error::EMSGSIZE) => {}
-                Err(nix::Error::EINVAL | nix::Error::EIO) => {}
+                Err(libc::EMSGSIZE | libc::EINVAL | libc::EIO) => {}
                 Err(_) => return Sent::Failed,
             }
         }
@@ -95,12 +99,33 @@ impl UdpSocket {
         worst
     }
 
+    fn send_cut(&self, batch: &Batch, bytes: &[u8]) -> Result<(), libc::c_int> {
+        let segment = batch.segment as u16;
+        let slices = [io::IoSlice::new(bytes)];
+        let control = [ControlMessage::UdpGsoSegments(&segment)];
+        let to = (!self.is_connected).then(|| SockaddrStorage::from(batch.to));
+        sendmsg(self.socket.as_raw_fd(), &slices, &control, MsgFlags::empty(), to.as_ref())
+            .map(|_| ())
+            .map_err(|errno| errno as libc::c_int)
+    }
+
     fn send_one(&self, to: SocketAddr, datagram: &[u8]) -> Sent {
-        match self.socket.send_to(datagram, &to.into()) {
-            Ok(_) => Sent::Yes,
-            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => Sent::TooLarge,
+        let send = || {
+            let sent =
+                if self.is_connected { self.socket.send(datagram) } else { self.socket.send_to(datagram, &to.into()) };
+            sent.map(|_| ()).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
+        };
+        match send().or_else(|error| self.again(error, send)) {
+            Ok(()) => Sent::Yes,
+            Err(libc::EMSGSIZE) => Sent::TooLarge,
             Err(_) => Sent::Failed,
         }
+    }
+
+    /// Sends again after an error that was an earlier datagram's: the kernel hands ICMP errors of a connected socket to
+    /// the next call, whatever it is.
+    fn again(&self, error: libc::c_int, send: impl FnOnce() -> Result<(), libc::c_int>) -> Result<(), libc::c_int> {
+        if self.is_connected && error != libc::EMSGSIZE && error != libc::EAGAIN { send() } else { Err(error) }
     }
 
     /// Sends a datagram of zeros that fills the path's MTU, so that a router with a smaller one says so. Every
@@ -126,7 +151,9 @@ pub(crate) fn path_mtu(to: SocketAddr, mark: u32) -> Option<u16> {
 fn marked(is_v6: bool, mark: u32) -> io::Result<Socket> {
     let domain = if is_v6 { Domain::IPV6 } else { Domain::IPV4 };
     let socket = Socket::new(domain, Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
-    setsockopt(&socket, Mark, &mark)?;
+    if mark != 0 {
+        setsockopt(&socket, Mark, &mark)?;
+    }
     if is_v6 {
         socket.set_only_v6(true)?;
         set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)?;
@@ -134,6 +161,24 @@ fn marked(is_v6: bool, mark: u32) -> io::Result<Socket> {
         set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)?;
     }
     Ok(socket)
+}
+
+/// Makes a socket that may share its port with others of this process, with large buffers.
+fn sharing(is_v6: bool, mark: u32) -> io::Result<Socket> {
+    let socket = marked(is_v6, mark)?;
+    // Beyond the limits for the unprivileged where that is allowed.
+    if force_buffers(&socket).is_err() {
+        socket.set_recv_buffer_size(BUFFER)?;
+        socket.set_send_buffer_size(BUFFER)?;
+    }
+    socket.set_write_timeout(Some(SEND_TIMEOUT))?;
+    socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+fn any_address(is_v6: bool, port: u16) -> SocketAddr {
+    let any = if is_v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+    SocketAddr::new(any, port)
 }
 
 fn force_buffers(socket: &Socket) -> io::Result<()> {
