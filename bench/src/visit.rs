@@ -45,9 +45,11 @@ pub(crate) struct Visit {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Phases {
     pub(crate) one_flow: Outcome<Metered<Bulk>>,
+    /// Beside the one flow.
+    pub(crate) ping_one_flow: Outcome<RoundTrips>,
     pub(crate) eight_flows: Outcome<Metered<Bulk>>,
     /// Beside the eight flows.
-    pub(crate) ping_loaded: Outcome<RoundTrips>,
+    pub(crate) ping_eight_flows: Outcome<RoundTrips>,
     pub(crate) reverse: Outcome<Metered<Bulk>>,
     pub(crate) ping_idle: Outcome<RoundTrips>,
     pub(crate) request_response: Outcome<Metered<Exchange>>,
@@ -83,21 +85,25 @@ impl Phases {
             let steps = climb(|rate| flood(from, server, to, size, rate, quarter))?;
             anyhow::Ok(Ladder { fixed, steps })
         };
-        let one_flow = tcp(Shape::OneFlow).context("TCP, one flow").into();
-        let (eight_flows, ping_loaded) = std::thread::scope(|scope| {
-            let pinging = scope.spawn(|| ping(from, to, whole));
-            let eight_flows = tcp(Shape::EightFlows).context("TCP, eight flows").into();
-            let ping_loaded = pinging.join().expect("the prober does not panic");
-            (eight_flows, ping_loaded.context("ping, under load").into())
-        });
+        let loaded = |shape: Shape, name: &'static str| {
+            std::thread::scope(|scope| {
+                let pinging = scope.spawn(|| ping(from, to, whole));
+                let bulk = tcp(shape).context(name).into();
+                let pings = pinging.join().expect("the prober does not panic");
+                (bulk, pings.context("ping, under load").into())
+            })
+        };
+        let (one_flow, ping_one_flow) = loaded(Shape::OneFlow, "TCP, one flow");
+        let (eight_flows, ping_eight_flows) = loaded(Shape::EightFlows, "TCP, eight flows");
         let reverse = tcp(Shape::Reverse).context("TCP, reverse").into();
         // Not at the beginning: daemons that have just started still settle.
         let ping_idle = ping(from, to, half).context("ping, idle").into();
         let request_response = metered(standing, || request_response(from, server, to, half)).into();
         Self {
             one_flow,
+            ping_one_flow,
             eight_flows,
-            ping_loaded,
+            ping_eight_flows,
             reverse,
             ping_idle,
             request_response,

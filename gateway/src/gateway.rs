@@ -327,6 +327,7 @@ impl Gateway {
             .map(IpNet::addr)
             .chain(own.public.iter())
             .collect();
+        let incumbents = self.choices.clusters();
         self.choices = choose(&ChoiceInputs {
             local: own,
             endpoints: &self.known.endpoints,
@@ -335,6 +336,7 @@ impl Gateway {
             vxlan_port: self.config.ports.vxlan,
             foreign_subnets: foreign,
             own_addresses: &own_addresses,
+            incumbents: &incumbents,
         });
         let now = Instant::now();
         let names = &self.choices.0;

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -17,6 +16,7 @@ use crate::lab::{Cluster, Lab, Node};
 use crate::leftovers::leftovers;
 use crate::namespace::Namespace;
 use crate::ping::ping;
+use crate::records::records;
 use crate::topology::Topology;
 use crate::wait::wait_for;
 
@@ -92,9 +92,22 @@ impl Deployment {
 
     /// Starts one daemon; does not wait for it.
     pub fn start(&mut self, cluster: &str, node: &str, role: Role) -> Result<()> {
+        self.start_with(cluster, node, role, |_| {})
+    }
+
+    /// Starts one daemon with flags or variables of its own; does not wait for it.
+    pub fn start_with(
+        &mut self,
+        cluster: &str,
+        node: &str,
+        role: Role,
+        adjust: impl FnOnce(&mut Command),
+    ) -> Result<()> {
         let cluster = self.lab.cluster(cluster);
         let node = self.lab.node(&cluster.plan.id, node);
-        let daemon = Daemon::start(role, self.command(cluster, node, role), &node.log(role.as_str()))?;
+        let mut command = self.command(cluster, node, role);
+        adjust(&mut command);
+        let daemon = Daemon::start(role, command, &node.log(role.as_str()))?;
         self.daemons.insert((node.name.clone(), role), daemon);
         Ok(())
     }
@@ -194,6 +207,29 @@ impl Deployment {
         let connected = connections.iter().filter(|connection| connection["status"] == "connected");
         let cluster = |connection: &Value| connection["endpoint"]["cluster_id"].as_str().map(str::to_owned);
         Ok(connected.filter_map(cluster).collect())
+    }
+
+    /// Waits until what the active gateway of a cluster reports of its connection to another one is as it should be.
+    pub fn wait_connection(&self, id: &str, other: &str, what: &str, check: impl Fn(&Value) -> bool) -> Result<Value> {
+        self.explain(wait_for(&format!("{what} in the connection of {id} to {other}"), CONNECTED, || {
+            let connection = self.connection(id, other)?.context("there is no such connection")?;
+            anyhow::ensure!(check(&connection), "it is {connection}");
+            Ok(Some(connection))
+        }))
+    }
+
+    fn connection(&self, id: &str, other: &str) -> Result<Option<Value>> {
+        let gateway = self.active_gateway(id)?.unwrap_or_default();
+        let connections = gateway["status"]["connections"].as_array().cloned().unwrap_or_default();
+        Ok(connections.into_iter().find(|connection| connection["endpoint"]["cluster_id"] == other))
+    }
+
+    /// Waits until a cluster has sent its Endpoint to the broker, and returns it.
+    pub fn wait_endpoint(&self, id: &str) -> Result<Value> {
+        self.explain(wait_for(&format!("the Endpoint of {id} at the broker"), CONNECTED, || {
+            let endpoints = records(&self.lab.broker(), "endpoints")?;
+            Ok(endpoints.into_iter().find(|endpoint| endpoint["spec"]["cluster_id"] == id))
+        }))
     }
 
     /// Returns the Gateway record that says it is active, if there is one.
@@ -303,24 +339,4 @@ impl Deployment {
         }
         command
     }
-}
-
-/// Reads all records of a kind from a store. Read as plain YAML, not through Culvert's own types: a test that shares
-/// the code under test would share its mistakes.
-fn records(root: &Path, plural: &str) -> Result<Vec<Value>> {
-    let directory = root.join(plural);
-    let entries = match fs::read_dir(&directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && root.exists() => return Ok(Vec::new()),
-        Err(error) => bail!("cannot read {}: {error}", directory.display()),
-    };
-    let mut records = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "yaml") {
-            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            records.push(serde_yaml_ng::from_str(&text).with_context(|| format!("no YAML in {}", path.display()))?);
-        }
-    }
-    Ok(records)
 }

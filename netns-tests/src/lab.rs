@@ -10,6 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use ipnet::Ipv4Net;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
@@ -45,6 +46,7 @@ pub struct Cluster {
 }
 
 /// A node and its pod.
+#[derive(Clone)]
 pub struct Node {
     /// The name among all nodes, `east-gw`: also its host name.
     pub name: String,
@@ -253,7 +255,7 @@ impl Node {
         nth_address(self.pod_network, 1)
     }
 
-    fn run_directory(&self) -> PathBuf {
+    pub(crate) fn run_directory(&self) -> PathBuf {
         self.directory.join("run")
     }
 
@@ -279,6 +281,12 @@ fn lock() -> Result<Flock<File>> {
     }
     fs::create_dir_all(DIRECTORY).with_context(|| format!("cannot make {DIRECTORY}"))?;
     let file = File::create(Path::new(DIRECTORY).join("lock"))?;
+    let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => return Ok(lock),
+        Err((file, Errno::EWOULDBLOCK)) => file,
+        Err((_, error)) => return Err(error).context("cannot lock the lab"),
+    };
+    eprintln!("Another lab stands on this machine: waiting until it is removed.");
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).context("cannot lock the lab")
 }
 

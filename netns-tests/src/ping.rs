@@ -2,11 +2,12 @@
 //!
 //! The system's `ping` counts, but does not tell when; an outage is what matters here.
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::thread::JoinHandle;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -16,6 +17,8 @@ use crate::namespace::Namespace;
 
 /// How long the last replies are waited for.
 const LATE: Duration = Duration::from_secs(1);
+/// How often the receiver looks whether the series has ended.
+const WAKE: Duration = Duration::from_millis(20);
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REPLY: u8 = 0;
 
@@ -52,7 +55,7 @@ impl Pinger {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = stop.clone();
         // The socket belongs to the namespace it was made in: the thread need not enter it again.
-        let thread = std::thread::spawn(move || series.run(|_| seen.load(Ordering::Relaxed)));
+        let thread = thread::spawn(move || series.run(|_| seen.load(Ordering::Relaxed)));
         Ok(Self { stop, thread })
     }
 
@@ -68,7 +71,6 @@ struct Series {
     to: Ipv4Addr,
     interval: Duration,
     id: u16,
-    probes: Vec<Probe>,
 }
 
 #[derive(Clone, Copy)]
@@ -81,54 +83,65 @@ impl Series {
     fn new(to: Ipv4Addr, interval: Duration) -> Result<Self> {
         static NEXT_ID: AtomicU16 = AtomicU16::new(1);
         let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).context("no raw ICMP socket")?;
-        Ok(Self { socket, to, interval, id: NEXT_ID.fetch_add(1, Ordering::Relaxed), probes: Vec::new() })
+        socket.set_read_timeout(Some(WAKE))?;
+        Ok(Self { socket, to, interval, id: NEXT_ID.fetch_add(1, Ordering::Relaxed) })
     }
 
-    fn run(mut self, done: impl Fn(usize) -> bool) -> Result<Pings> {
-        let mut due = Instant::now();
-        while !done(self.probes.len()) {
-            self.send();
-            due += self.interval;
-            self.receive_until(due, |_| false)?;
+    fn run(&self, done: impl Fn(usize) -> bool) -> Result<Pings> {
+        let ended = OnceLock::new();
+        thread::scope(|scope| {
+            // A thread of its own: a sender that is late must not make replies late.
+            let receiver = scope.spawn(|| self.receive(&ended));
+            let sent = self.send(done);
+            ended.set(sent.len()).expect("the series ends once");
+            let mut received = receiver.join().expect("the receiver does not panic")?;
+            let probe = |(sequence, sent): (u16, Instant)| {
+                let round_trip = received.remove(&sequence).map(|received| received - sent);
+                Probe { sent, round_trip }
+            };
+            Ok(summary(&(0..).zip(sent).map(probe).collect::<Vec<_>>()))
+        })
+    }
+
+    /// Sends until `done`, or the sequence numbers are used up, and returns when each probe left.
+    fn send(&self, done: impl Fn(usize) -> bool) -> Vec<Instant> {
+        let mut sent = Vec::new();
+        while let Ok(sequence) = u16::try_from(sent.len())
+            && !done(sent.len())
+        {
+            let now = Instant::now();
+            sent.push(now);
+            // A route that is unreachable or away is a lost probe, not the end of the series.
+            let _ = self.socket.send_to(&echo_request(self.id, sequence), &SocketAddrV4::new(self.to, 0).into());
+            thread::sleep((now + self.interval).saturating_duration_since(Instant::now()));
         }
-        self.receive_until(Instant::now() + LATE, |probes| probes.iter().all(|probe| probe.round_trip.is_some()))?;
-        Ok(summary(&self.probes))
+        sent
     }
 
-    fn send(&mut self) {
-        let sequence = u16::try_from(self.probes.len() % 0x1_0000).expect("the remainder fits");
-        let packet = echo_request(self.id, sequence);
-        self.probes.push(Probe { sent: Instant::now(), round_trip: None });
-        // A route that is unreachable or away is a lost probe, not the end of the series.
-        let _ = self.socket.send_to(&packet, &SocketAddrV4::new(self.to, 0).into());
-    }
-
-    fn receive_until(&mut self, deadline: Instant, done: impl Fn(&[Probe]) -> bool) -> Result<()> {
+    /// Returns when each reply came. Waits [`LATE`] for the last ones once the number of probes is known.
+    fn receive(&self, ended: &OnceLock<usize>) -> Result<BTreeMap<u16, Instant>> {
+        let mut received = BTreeMap::new();
+        let mut deadline = None;
         let mut buffer = [0; 256];
-        while !done(&self.probes) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            self.socket.set_read_timeout(Some(left.max(Duration::from_micros(100))))?;
+        loop {
             match (&self.socket).read(&mut buffer) {
-                Ok(length) => self.handle_reply(&buffer[..length]),
+                Ok(length) => {
+                    let reply = echo_reply(&buffer[..length]).filter(|(id, _)| *id == self.id);
+                    if let Some((_, sequence)) = reply {
+                        received.entry(sequence).or_insert_with(Instant::now);
+                    }
+                }
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 // An ICMP error that the kernel reports here belongs to a probe that is lost anyway.
                 Err(error) if matches!(error.kind(), ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable) => {}
                 Err(error) => return Err(error).context("cannot read echo replies"),
             }
-        }
-        Ok(())
-    }
-
-    fn handle_reply(&mut self, packet: &[u8]) {
-        if let Some((id, sequence)) = echo_reply(packet)
-            && id == self.id
-            && let Some(probe) = self.probes.get_mut(usize::from(sequence))
-            && probe.round_trip.is_none()
-        {
-            probe.round_trip = Some(probe.sent.elapsed());
+            if let Some(&sent) = ended.get() {
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + LATE);
+                if received.len() >= sent || Instant::now() >= deadline {
+                    return Ok(received);
+                }
+            }
         }
     }
 }

@@ -95,6 +95,8 @@ impl Conversation {
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().context("nobody connected")?;
             stream.set_nodelay(true)?;
+            // The listener's timeout is inherited, but words may be long on their way.
+            stream.set_read_timeout(None)?;
             let mut reader = stream.try_clone()?;
             std::io::copy(&mut reader, &mut stream)?;
             Ok(())

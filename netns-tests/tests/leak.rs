@@ -7,7 +7,7 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use culvert_netns_tests::{
-    Capture, Conversation, Deployment, Role, Seen, Settings, Topology, Watchlist, ping, wait_for,
+    Capture, Cluster, Conversation, Deployment, Role, Seen, Settings, Topology, Watchlist, ping, wait_for,
 };
 
 const PORT: u16 = 7000;
@@ -25,10 +25,8 @@ impl Watch {
         let clusters = deployment.lab.clusters();
         let subnets = clusters.iter().flat_map(|cluster| [cluster.plan.pod_cidr, cluster.plan.service_cidr]).collect();
         let watchlist = Watchlist { markers: vec![MARKER.to_vec()], subnets };
-        let start = |link: &str| {
-            clusters.iter().map(|cluster| Capture::start(&cluster.router, link, watchlist.clone()).unwrap()).collect()
-        };
-        Self { captures: start("wan") }
+        let start = |cluster: &Cluster| Capture::start(&cluster.router, "wan", watchlist.clone()).unwrap();
+        Self { captures: clusters.iter().map(start).collect() }
     }
 
     fn assert_clean(self) {
@@ -43,16 +41,18 @@ impl Watch {
     }
 }
 
-/// Probes all pods and the service of `there` from every pod and node of `here`.
+/// Probes all pods and the service of `there` from every pod and node of `here`, all at once.
 fn probe_everything(deployment: &Deployment, here: &str, there: &str) {
-    for from in &deployment.lab.cluster(here).nodes {
-        for namespace in [&from.pod, &from.namespace] {
-            for to in &deployment.lab.cluster(there).nodes {
-                ping(namespace, to.pod_address, 3, PROBE).unwrap();
+    let there = deployment.lab.cluster(there);
+    let targets = there.nodes.iter().map(|node| node.pod_address).chain([there.plan.service_address()]);
+    let sources = deployment.lab.cluster(here).nodes.iter().flat_map(|node| [&node.pod, &node.namespace]);
+    std::thread::scope(|scope| {
+        for to in targets {
+            for from in sources.clone() {
+                scope.spawn(move || ping(from, to, 3, PROBE).unwrap());
             }
-            ping(namespace, deployment.lab.cluster(there).plan.service_address(), 3, PROBE).unwrap();
         }
-    }
+    });
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn connections() -> Vec<Connection> {
     silent.using_ip.clear();
     silent.using_nat = false;
     vec![
-        connection("west", ConnectionStatus::Connected, "kept to itself"),
+        connection("west", ConnectionStatus::Connected, "Rx=10 Bytes, Tx=20 Bytes"),
         connection("north", ConnectionStatus::Error, "backend libreswan is not spoken here: join with wireguard"),
         silent,
     ]

@@ -36,6 +36,8 @@ pub struct ChoiceInputs<'a> {
     pub foreign_subnets: &'a ForeignSubnets,
     /// All addresses of this node: no peer is sought there.
     pub own_addresses: &'a BTreeSet<IpAddr>,
+    /// Clusters that have a cable already; they count as older than all others, however their records are dated.
+    pub incumbents: &'a BTreeSet<ClusterId>,
 }
 
 /// What is chosen for every remote Endpoint that counts, by cable name.
@@ -144,6 +146,15 @@ impl Choices {
         CableSet { cables: cables.collect(), local_subnets: local_subnets.to_vec(), ..CableSet::default() }
     }
 
+    /// Returns the clusters that have a cable.
+    pub fn clusters(&self) -> BTreeSet<ClusterId> {
+        let joined = self.0.values().filter(|choice| match choice.cable {
+            ChosenCable::WireGuard(_) | ChosenCable::Vxlan(_) => true,
+            ChosenCable::Refused(_) => false,
+        });
+        joined.map(|choice| choice.endpoint.cluster.clone()).collect()
+    }
+
     /// Returns the VXLAN cables, by cable name.
     pub fn vxlan(&self) -> impl Iterator<Item = (&CableName, &VxlanCable)> {
         self.0.iter().filter_map(|(name, choice)| match &choice.cable {
@@ -200,7 +211,8 @@ fn oldest_first<'a>(inputs: &ChoiceInputs<'a>) -> Vec<&'a Endpoint> {
         }
     }
     let mut endpoints: Vec<_> = newest.into_values().collect();
-    endpoints.sort_by_key(|endpoint| age(endpoint));
+    // A cluster whose gateway was replaced has a young Endpoint, and one that would take its subnets may backdate its own.
+    endpoints.sort_by_key(|endpoint| (!inputs.incumbents.contains(&endpoint.cluster), age(endpoint)));
     endpoints
 }
 

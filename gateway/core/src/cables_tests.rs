@@ -7,6 +7,7 @@ struct Scene {
     endpoints: Vec<Endpoint>,
     nat: NatChoices,
     allow_vxlan: BTreeSet<ClusterId>,
+    incumbents: BTreeSet<ClusterId>,
     own_addresses: BTreeSet<IpAddr>,
 }
 
@@ -19,6 +20,7 @@ impl Scene {
             endpoints: endpoints.into_iter().collect(),
             nat: NatChoices::new(),
             allow_vxlan: BTreeSet::new(),
+            incumbents: BTreeSet::new(),
         }
     }
 
@@ -41,6 +43,7 @@ impl Scene {
             vxlan_port: (!self.allow_vxlan.is_empty()).then_some(4500),
             foreign_subnets: &ForeignSubnets { local: self.local.subnets.clone(), nodes: vec![net("192.168.1.0/24")] },
             own_addresses: &self.own_addresses,
+            incumbents: &self.incumbents,
         })
     }
 
@@ -187,6 +190,18 @@ fn the_newest_endpoint_of_a_cluster_counts() {
     let choices = Scene::with([newer.clone(), older]).choose().0;
     assert_eq!(choices.keys().collect::<Vec<_>>(), [&newer.cable_name]);
     assert_eq!(choices[&newer.cable_name].refused_subnets, []);
+}
+
+#[test]
+fn a_cluster_with_a_cable_keeps_its_subnets_whatever_the_records_are_dated() {
+    let running = Endpoint { created: 900, ..endpoint("west", 2) };
+    let backdated = Endpoint { created: 1, subnets: running.subnets.clone(), ..endpoint("north", 3) };
+    let mut scene = Scene::with([running, backdated]);
+    assert!(matches!(scene.of("west").cable, ChosenCable::Refused(_)), "by age alone the other is first");
+
+    scene.incumbents.insert(cluster("west"));
+    assert!(matches!(scene.of("west").cable, ChosenCable::WireGuard(_)));
+    assert!(matches!(scene.of("north").cable, ChosenCable::Refused(Refusal::NoSubnets { .. })));
 }
 
 #[test]

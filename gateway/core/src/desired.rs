@@ -165,7 +165,9 @@ fn add_sysctls(state: &mut State) {
     }
     state.sysctls.insert("net/ipv4/ip_forward".to_owned(), "1".to_owned());
     for link in links {
-        state.sysctls.insert(format!("net/ipv4/conf/{link}/rp_filter"), "2".to_owned());
+        // The data plane has checked a WireGuard packet's source already, so the kernel need not look it up once more.
+        let rp_filter = if link == own::WIREGUARD_LINK { "0" } else { "2" };
+        state.sysctls.insert(format!("net/ipv4/conf/{link}/rp_filter"), rp_filter.to_owned());
         state.sysctls.insert(format!("net/ipv4/conf/{link}/forwarding"), "1".to_owned());
     }
 }
@@ -245,7 +247,7 @@ mod tests {
         };
         assert_eq!(route(&state, "10.2.0.0/16"), expected);
         assert_eq!(route(&state, "fd00:2::/48").preferred_source, None);
-        assert_eq!(state.sysctls["net/ipv4/conf/culvert-wg/rp_filter"], "2");
+        assert_eq!(state.sysctls["net/ipv4/conf/culvert-wg/rp_filter"], "0");
         assert!(state.links.is_empty() && state.nft.is_empty());
     }
 

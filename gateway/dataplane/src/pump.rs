@@ -11,6 +11,8 @@ use std::sync::mpsc::{self, TryRecvError};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::sys::uio::writev;
 
 use crate::forwarder::Forwarder;
@@ -22,14 +24,15 @@ use crate::tun::{HEADER, MAX_PACKET, Tun, VirtioHeader};
 use crate::{Command, Config, Shared, StartError};
 
 /// Pause between runs of the timers.
-const TICK: Duration = Duration::from_millis(100);
+const PERIOD: Duration = Duration::from_millis(100);
 /// A wait that is shorter found its event there already.
 const AT_ONCE: Duration = Duration::from_micros(15);
 /// Sources of events that are no socket; those are numbered from zero.
 const TUN: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
+const TICK: u64 = u64::MAX - 2;
 /// Reads from the TUN before the network is looked at again.
-const TUN_READS: usize = 64;
+const TUN_READS: usize = 16;
 /// Bytes of opened packets that wait for the TUN.
 const JOINER: usize = 2 << 20;
 
@@ -48,7 +51,7 @@ pub(crate) struct Pump {
     buffer: Vec<u8>,
     messages: Portion,
     tun_reads: Portion,
-    next_tick: Instant,
+    ticker: TimerFd,
 }
 
 /// How much is taken from a source before it is passed on.
@@ -86,7 +89,8 @@ impl Pump {
         let tun = Tun::open(&config.link, config.mtu)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|errno| StartError::Thread(errno.into()))?;
         ports.register(&epoll).map_err(StartError::Thread)?;
-        for (source, fd) in [(TUN, tun.fd()), (WAKE, shared.wake.as_fd())] {
+        let ticker = ticker().map_err(|errno| StartError::Thread(errno.into()))?;
+        for (source, fd) in [(TUN, tun.fd()), (WAKE, shared.wake.as_fd()), (TICK, ticker.as_fd())] {
             epoll
                 .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source))
                 .map_err(|errno| StartError::Thread(errno.into()))?;
@@ -105,29 +109,23 @@ impl Pump {
             buffer: vec![0; HEADER + MAX_PACKET],
             messages: Portion::up_to(MESSAGES),
             tun_reads: Portion::up_to(TUN_READS),
-            next_tick: Instant::now(),
+            ticker,
         })
     }
 
     /// Serves until told to stop.
     ///
     /// Only what is ready is touched, and what is left is reported again: a single packet costs a wait, a read or two,
-    /// and a write.
+    /// and a write. The timers' tick is an event too: a wait with a time limit sets a timer of its own every time.
     fn serve(&mut self) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); 4];
         loop {
-            let now = Instant::now();
-            if now >= self.next_tick {
-                self.tick(now);
-            }
-            let wait = self.next_tick.saturating_duration_since(now).as_micros().div_ceil(1000);
-            let timeout = EpollTimeout::try_from(wait as u64).unwrap_or(EpollTimeout::ZERO);
-            let ready = match self.epoll.wait(&mut events, timeout) {
+            let before = Instant::now();
+            let ready = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
                 Ok(ready) => ready,
                 Err(nix::Error::EINTR) => 0,
                 Err(errno) => return Err(errno.into()),
             };
-            let before = now;
             let now = Instant::now();
             let had_waited = now.duration_since(before) < AT_ONCE;
             for event in &events[..ready] {
@@ -136,6 +134,12 @@ impl Pump {
                         if self.take_commands() {
                             return Ok(());
                         }
+                        // New cables are looked for now, not at the next tick.
+                        self.tick(now);
+                    }
+                    TICK => {
+                        self.ticker.wait().ok();
+                        self.tick(now);
                     }
                     TUN => self.handle_tun(now, had_waited)?,
                     socket => self.handle_socket(socket, now, had_waited),
@@ -151,8 +155,6 @@ impl Pump {
             match self.commands.try_recv() {
                 Ok(Command::Apply(cables)) => {
                     self.forwarder.apply(cables, Instant::now());
-                    // New cables are looked for now, not at the next tick.
-                    self.next_tick = Instant::now();
                 }
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return true,
                 Err(TryRecvError::Empty) => return false,
@@ -161,7 +163,6 @@ impl Pump {
     }
 
     fn tick(&mut self, now: Instant) {
-        self.next_tick = now + TICK;
         self.forwarder.tick(now, &mut self.outbox);
         self.flush();
         self.ports.follow(&self.forwarder.living_remotes(), &self.epoll);
@@ -256,6 +257,13 @@ impl Pump {
         });
         self.forwarder.totals().failed_writes += failed;
     }
+}
+
+/// Makes the timer whose events run the cables' timers.
+fn ticker() -> nix::Result<TimerFd> {
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
+    timer.set(Expiration::Interval(TimeSpec::from_duration(PERIOD)), TimerSetTimeFlags::empty())?;
+    Ok(timer)
 }
 
 /// Serves on the calling thread; if that ends by itself the report says why, so that the owner ends the process.

@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::outbox::Batch;
 
 /// Bytes the kernel queues in each direction; what fits a burst while the other direction is served.
-const BUFFER: usize = 8 << 20;
+const BUFFER: usize = 4 << 20;
 /// How long a send waits for room. A device that is stuck for longer costs packets, not the thread.
 const SEND_TIMEOUT: Duration = Duration::from_millis(100);
 /// Datagrams, or joined groups of them, per `recvmmsg`.

@@ -118,7 +118,7 @@ impl Tun {
 }
 
 /// Packets that wait in the kernel for us; super-packets count once.
-const QUEUE_LENGTH: u32 = 1000;
+const QUEUE_LENGTH: u32 = 500;
 
 fn describe(link: &str, source: io::Error) -> StartError {
     let link = link.to_owned();

@@ -12,6 +12,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
 const HEADER: usize = 8;
+/// Echoes in a row that firewalls take for one flow.
+const FLOW: u16 = 4;
 
 /// A raw socket for each family, opened when it is needed and bound to a source address.
 pub struct EchoSockets {
@@ -59,7 +61,7 @@ impl EchoSockets {
                 }
             },
         };
-        let message = request(family, self.identifier, sequence);
+        let message = request(family, flow(self.identifier, sequence), sequence);
         if let Err(error) = socket.send_to(&message, SocketAddr::new(destination, 0)).await {
             tracing::debug!(%destination, %error, "Echo request is not sent");
         }
@@ -111,6 +113,14 @@ fn open(source: IpAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(OwnedFd::from(socket).into())
 }
 
+/// Returns the identifier of an echo; every few it is another one.
+///
+/// A flow keeps the NAT binding of its first packet for as long as it goes on. An echo that met a node on its way before
+/// that node had learnt of the other cluster must not spoil all that follow.
+fn flow(identifier: u16, sequence: u16) -> u16 {
+    identifier.wrapping_add(sequence / FLOW)
+}
+
 /// Returns an echo request with no data.
 ///
 /// The checksum of ICMPv6 stays zero: it covers addresses that only the kernel knows, and the kernel fills it in
@@ -133,7 +143,7 @@ fn request(family: IpFamily, identifier: u16, sequence: u16) -> [u8; HEADER] {
     message
 }
 
-/// Returns the sequence number of an echo reply to `identifier`, from what a raw socket received; `None` for any
+/// Returns the sequence number of an echo reply to the flows of `identifier`, from what a raw socket received; `None` for any
 /// other message.
 ///
 /// Raw sockets give the IP header with IPv4 messages, and not with IPv6 ones. The kernel has checked the checksum.
@@ -143,8 +153,9 @@ fn reply_sequence(from: IpAddr, identifier: u16, received: &[u8]) -> Option<u16>
         IpFamily::V6 => (received, 129),
     };
     match *message.get(..HEADER)? {
-        [kind, 0, _, _, a, b, c, d] if kind == reply && u16::from_be_bytes([a, b]) == identifier => {
-            Some(u16::from_be_bytes([c, d]))
+        [kind, 0, _, _, a, b, c, d] => {
+            let sequence = u16::from_be_bytes([c, d]);
+            (kind == reply && u16::from_be_bytes([a, b]) == flow(identifier, sequence)).then_some(sequence)
         }
         _ => None,
     }
@@ -166,7 +177,7 @@ mod tests {
     fn ipv4_reply(identifier: u16, sequence: u16) -> Vec<u8> {
         let mut packet = vec![0; 24];
         packet[0] = 0x46; // with options: the header has 24 bytes
-        let mut message = request(IpFamily::V4, identifier, sequence);
+        let mut message = request(IpFamily::V4, flow(identifier, sequence), sequence);
         message[0] = 0;
         packet.extend(message);
         packet
@@ -183,10 +194,16 @@ mod tests {
         let packet = ipv4_reply(7, 300);
         assert_eq!(reply_sequence(V4.parse().unwrap(), 7, &packet), Some(300));
         assert_eq!(reply_sequence(V4.parse().unwrap(), 8, &packet), None);
-        let mut v6 = request(IpFamily::V6, 7, 300);
+        let mut v6 = request(IpFamily::V6, flow(7, 300), 300);
         assert_eq!(reply_sequence("fd00::1".parse().unwrap(), 7, &v6), None, "a request is no reply");
         v6[0] = 129;
         assert_eq!(reply_sequence("fd00::1".parse().unwrap(), 7, &v6), Some(300));
+    }
+
+    #[test]
+    fn a_spoilt_flow_ends_after_a_few_echoes() {
+        let flows: Vec<u16> = (0..6).map(|sequence| flow(u16::MAX, sequence)).collect();
+        assert_eq!(flows, [u16::MAX, u16::MAX, u16::MAX, u16::MAX, 0, 0]);
     }
 
     #[test]

@@ -48,7 +48,9 @@ fn keep_source() -> Chain {
 
 /// Lowers the MSS of forwarded connections to what the routes of both directions carry.
 fn clamp_mss() -> Chain {
-    let rules = between_clusters(|_| "tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu".to_owned());
+    // First of all what is true of nearly every packet: it is none to be changed.
+    let mut rules = vec!["meta l4proto != tcp accept".to_owned(), "tcp flags & (syn | rst) != syn accept".to_owned()];
+    rules.extend(between_clusters(|_| "tcp option maxseg size set rt mtu".to_owned()));
     Chain { hook: Some(Hook { kind: "filter", hook: "forward", priority: -150 }), rules }
 }
 

@@ -275,10 +275,12 @@ fn the_nft_table_keeps_sources_clamps_and_guards() {
     }
     chain clamp_mss {
       type filter hook forward priority -150; policy accept;
-      ip saddr @local4 ip daddr @remote4 tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
-      ip saddr @remote4 ip daddr @local4 tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
-      ip6 saddr @local6 ip6 daddr @remote6 tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
-      ip6 saddr @remote6 ip6 daddr @local6 tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
+      meta l4proto != tcp accept
+      tcp flags & (syn | rst) != syn accept
+      ip saddr @local4 ip daddr @remote4 tcp option maxseg size set rt mtu
+      ip saddr @remote4 ip daddr @local4 tcp option maxseg size set rt mtu
+      ip6 saddr @local6 ip6 daddr @remote6 tcp option maxseg size set rt mtu
+      ip6 saddr @remote6 ip6 daddr @local6 tcp option maxseg size set rt mtu
     }
     chain keep_source {
       type nat hook postrouting priority 90; policy accept;
