@@ -1,7 +1,7 @@
 //! The gateway: cables to the other clusters' gateways, on labelled nodes.
 //!
 //! [`run`] wires the parts together: the election, NAT discovery, health probes, public-IP look-ups and the broker sync
-//! are tasks of their own that ring a bell when something changes; [`gateway::Gateway::pass`] then computes what is
+//! are tasks of their own that ring a bell when something changes; `gateway::Gateway::pass` then computes what is
 //! wanted (`gateway/core`), hands it to the data plane and the kernel, and says in records what came of it.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]

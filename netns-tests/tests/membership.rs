@@ -42,6 +42,30 @@ fn a_third_cluster_joins_and_leaves_without_a_lost_probe() {
     assert_eq!(deployment.leftovers("north").unwrap(), Vec::<String>::new());
 }
 
+/// The first packet of a flow decides on its translation, for as long as the flow lives. The kernel itself forgets a
+/// masqueraded flow whose link changes, but not one with a fixed source, as some CNIs give (`snat to`).
+#[test]
+fn a_flow_that_began_before_the_clusters_were_joined_works_once_they_are() {
+    let lab = Lab::build(&Topology::east_west()).unwrap();
+    let mut deployment = Deployment::new(lab, Settings::default()).unwrap();
+    for node in &deployment.lab.cluster("east").nodes {
+        let rule = format!("ip saddr 10.1.0.0/16 ip daddr != 10.1.0.0/16 snat to {}", node.address);
+        let script = format!("flush chain ip nat-cni postrouting\nadd rule ip nat-cni postrouting {rule}\n");
+        node.namespace.nft(&script).unwrap();
+    }
+    deployment.start_clusters(&["east"]).unwrap();
+    let (east, _, address) = ends(&deployment);
+    let early = Pinger::start(&east, address, PROBE).unwrap();
+
+    deployment.start_clusters(&["west"]).unwrap();
+    deployment.wait_connected(&["east", "west"]).unwrap();
+    deployment.wait_reachable(&east, address).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+
+    let pings = early.finish().unwrap();
+    assert!(pings.lost < pings.sent, "all {} probes of the early flow are lost\n{}", pings.sent, deployment.logs());
+}
+
 #[test]
 fn a_broker_that_is_away_changes_nothing() {
     let mut deployment = Deployment::connected(&Topology::east_west(), Settings::default()).unwrap();

@@ -8,11 +8,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use culvert_api::RouteAgent;
-use culvert_kernel::{Kernel, KernelError, node_facts, route_to};
+use culvert_kernel::{Kernel, KernelError, forget_translated_flows, node_facts, route_to};
 use culvert_model::{Addresses, IpFamily, clipped};
+use culvert_netstate::State;
 use culvert_route_agent_core::{Inputs, desired, targets};
 use culvert_runtime::Records;
 use culvert_runtime::reconcile::{Pass, Wake};
+use ipnet::IpNet;
 
 use crate::config::Config;
 use crate::known::Known;
@@ -41,6 +43,8 @@ pub(crate) struct Agent {
     store_away: bool,
     ready: bool,
     published: Option<Instant>,
+    /// Remote subnets to which no flow is translated any more.
+    kept: BTreeSet<IpNet>,
 }
 
 impl Agent {
@@ -56,6 +60,7 @@ impl Agent {
             store_away: false,
             ready: false,
             published: None,
+            kept: BTreeSet::new(),
         }
     }
 
@@ -116,6 +121,7 @@ impl Agent {
         let report = self.kernel.converge(&state).await?;
         let complete = report.failed.is_empty();
         obstacles.extend(report.failed);
+        obstacles.extend(self.forget_early_flows(&state).await);
         if report.applied > 0 {
             tracing::debug!(steps = report.applied, "Kernel state is changed");
         }
@@ -125,6 +131,20 @@ impl Agent {
         }
         let published = self.store_away || self.publish(known, &inputs).await;
         Ok(if complete && published { Pass::Done } else { Pass::Failed })
+    }
+
+    /// Lets flows to newly known subnets begin anew, once their source is kept; says what failed.
+    async fn forget_early_flows(&mut self, state: &State) -> Vec<String> {
+        let remote: BTreeSet<IpNet> = state.routes.keys().map(|route| route.destination).collect();
+        self.kept.retain(|subnet| remote.contains(subnet));
+        let mut failed = Vec::new();
+        for subnet in remote.difference(&self.kept.clone()) {
+            match forget_translated_flows(*subnet).await {
+                Ok(()) => _ = self.kept.insert(*subnet),
+                Err(error) => failed.push(error.to_string()),
+            }
+        }
+        failed
     }
 
     /// Looks up the node's addresses, unless they are configured.

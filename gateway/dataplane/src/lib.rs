@@ -4,10 +4,10 @@
 //! daemon does delays a packet. The thread owns all sessions; the daemon gives it a whole [`CableSet`] and reads
 //! [`CableReport`]s. When the handle is dropped the TUN device goes, and with it every route on it.
 //!
-//! Inside, the [`forwarder`] is a plain struct without sockets or threads: packets in, an outbox out. What makes it
+//! Inside, the `forwarder` is a plain struct without sockets or threads: packets in, an outbox out. What makes it
 //! fast is that many bytes move per system call and few copies are made: super-packets from the TUN (TSO, USO) are cut
-//! and sealed straight into a `UDP_SEGMENT` batch ([`segment`], [`outbox`]); batches from the network (`UDP_GRO`) are
-//! opened and joined again into super-packets for the TUN ([`join`]).
+//! and sealed straight into a `UDP_SEGMENT` batch (`segment`, `outbox`); batches from the network (`UDP_GRO`) are
+//! opened and joined again into super-packets for the TUN (`join`).
 
 mod checksum;
 mod forwarder;

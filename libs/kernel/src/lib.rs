@@ -7,6 +7,7 @@ mod apply;
 mod changes;
 mod error;
 mod facts;
+mod flows;
 mod messages;
 mod netlink;
 mod nft;
@@ -18,6 +19,7 @@ use culvert_netstate::{Plan, State, diff};
 pub use changes::Changes;
 pub use error::KernelError;
 pub use facts::{Interface, NodeFacts, RouteInfo, node_facts, route_to};
+pub use flows::forget_translated_flows;
 pub use nft::nft_counters;
 
 use crate::netlink::Netlink;
