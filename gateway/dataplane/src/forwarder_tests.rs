@@ -294,6 +294,25 @@ fn a_receive_only_cable_delivers_but_is_not_sent_to() {
 }
 
 #[test]
+fn a_living_peer_that_is_said_to_have_moved_is_sought_without_being_given_up() {
+    let now = Instant::now();
+    let (mut east, mut west) = pair(now);
+    east.forwarder.tick(now, &mut east.outbox);
+    exchange(&mut east, &mut west, now);
+    let elsewhere = SocketAddr::from(([203, 0, 113, 9], 4500));
+
+    east.connect(&west, &[elsewhere], "10.2.0.0/16", "10.1.0.0/16", now);
+    assert_eq!(east.forwarder.living_remotes(), BTreeSet::from([west.address]));
+    east.forwarder.tick(now, &mut east.outbox);
+    assert!(east.take_sent().iter().any(|(to, datagram)| *to == elsewhere && datagram[0] == INITIATION));
+
+    let packet = build::udp(EAST_POD, WEST_POD, b"still there");
+    east.send(packet.clone(), now);
+    exchange(&mut east, &mut west, now);
+    assert_eq!(west.delivered, [packet]);
+}
+
+#[test]
 fn a_silent_peer_is_noticed() {
     let now = Instant::now();
     let (mut east, mut west) = pair(now);

@@ -43,6 +43,8 @@ pub(crate) struct Peer {
     last_received: Option<Instant>,
     last_data_sent: Option<Instant>,
     is_silent: bool,
+    /// One initiation is due, whether or not there is a session.
+    is_said_to_have_moved: bool,
     /// The routes to this cable's subnets lead elsewhere.
     pub(crate) is_receive_only: bool,
     pub(crate) path: Path,
@@ -100,6 +102,7 @@ impl Peer {
             last_received: None,
             last_data_sent: None,
             is_silent: false,
+            is_said_to_have_moved: false,
             is_receive_only: false,
             path: Path::default(),
             counters: CableReport::default(),
@@ -113,14 +116,11 @@ impl Peer {
             && self.remote.is_none_or(|remote| !cable.candidates.contains(&remote));
         self.cable = cable;
         if moved && !self.cable.candidates.is_empty() {
-            self.seek(now);
+            // A peer that still answers at its old address stays there until it answers at a new one.
+            self.is_said_to_have_moved = true;
+            self.attempts = 0;
+            self.next_attempt = now;
         }
-    }
-
-    fn seek(&mut self, now: Instant) {
-        self.attempts = 0;
-        self.next_attempt = now;
-        self.established = None;
     }
 
     /// Tells whether there is a session and the peer answers.
@@ -245,7 +245,8 @@ impl Peer {
             let (kind, length) = (datagram[0], datagram.len());
             self.dispatch(kind, length, outbox);
         }
-        if self.has_to_seek(now) && now >= self.next_attempt {
+        let is_said_to_have_moved = std::mem::take(&mut self.is_said_to_have_moved);
+        if (self.has_to_seek(now) || is_said_to_have_moved) && now >= self.next_attempt {
             self.next_attempt = now + pause_after(self.attempts);
             self.attempts = self.attempts.saturating_add(1);
             if let TunnResult::WriteToNetwork(datagram) = self.tunnel.format_handshake_initiation(outbox.slot(), true) {

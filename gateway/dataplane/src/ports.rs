@@ -47,13 +47,17 @@ impl Ports {
         self.sockets.iter().try_for_each(|(&number, socket)| add(epoll, number, socket))
     }
 
-    /// Makes the connected sockets those of `remotes`. One that cannot be made is done without.
-    pub(crate) fn follow(&mut self, remotes: &BTreeSet<SocketAddr>, epoll: &Epoll) {
+    /// Makes the connected sockets those of `remotes`; returns those that are done with, which may still hold datagrams.
+    ///
+    /// A socket that cannot be made is done without.
+    pub(crate) fn follow(&mut self, remotes: &BTreeSet<SocketAddr>, epoll: &Epoll) -> Vec<UdpSocket> {
+        let mut done = Vec::new();
         let sockets = &mut self.sockets;
         self.connected.retain(|remote, number| {
             let stays = remotes.contains(remote);
             if !stays && let Some(socket) = sockets.remove(number) {
                 epoll.delete(socket.fd()).ok();
+                done.push(socket);
             }
             stays
         });
@@ -73,6 +77,7 @@ impl Ports {
                 Err(error) => tracing::debug!(%remote, %error, "No socket of its own for a peer"),
             }
         }
+        done
     }
 
     /// Returns the socket of an event.
@@ -141,7 +146,7 @@ mod tests {
         ports.register(&epoll).expect("events");
         let (peer, stranger) = (loopback(), loopback());
         let peer_address = peer.local_addr().expect("an address");
-        ports.follow(&BTreeSet::from([peer_address]), &epoll);
+        assert!(ports.follow(&BTreeSet::from([peer_address]), &epoll).is_empty());
 
         for (socket, connected) in [(&peer, true), (&stranger, false)] {
             socket.send_to(&[7; 32], ("127.0.0.1", port)).expect("sent");
@@ -160,12 +165,31 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_that_is_done_with_is_handed_over_with_what_it_holds() {
+        let epoll = Epoll::new(EpollCreateFlags::empty()).expect("epoll");
+        let port = free_port();
+        let mut ports = Ports::open(port, 0).expect("ports");
+        let peer = loopback();
+        let address = peer.local_addr().expect("an address");
+        assert!(ports.follow(&BTreeSet::from([address]), &epoll).is_empty());
+        peer.send_to(&[7; 32], ("127.0.0.1", port)).expect("sent");
+
+        let done = ports.follow(&BTreeSet::new(), &epoll);
+        let mut receiver = Receiver::new();
+        assert_eq!(receiver.receive(&done[0], 16), 1);
+        // From now on the common socket hears the peer.
+        drop(done);
+        peer.send_to(&[7; 32], ("127.0.0.1", port)).expect("sent");
+        assert_eq!(receiver.receive(ports.of_event(COMMON_V4).expect("a socket"), 16), 1);
+    }
+
+    #[test]
     fn a_peer_that_is_gone_costs_no_datagram_of_the_next() {
         let epoll = Epoll::new(EpollCreateFlags::empty()).expect("epoll");
         let mut ports = Ports::open(free_port(), 0).expect("ports");
         let peer = loopback();
         let address = peer.local_addr().expect("an address");
-        ports.follow(&BTreeSet::from([address]), &epoll);
+        assert!(ports.follow(&BTreeSet::from([address]), &epoll).is_empty());
         drop(peer);
         // The answer to the first is an ICMP error, which the kernel keeps for the next call.
         assert_eq!(send(&ports, address, 1), Sent::Yes);

@@ -165,7 +165,11 @@ impl Pump {
     fn tick(&mut self, now: Instant) {
         self.forwarder.tick(now, &mut self.outbox);
         self.flush();
-        self.ports.follow(&self.forwarder.living_remotes(), &self.epoll);
+        for socket in self.ports.follow(&self.forwarder.living_remotes(), &self.epoll) {
+            while let count @ 1.. = self.receiver.receive(&socket, MESSAGES) {
+                self.open_messages(count, now);
+            }
+        }
         for (remote, probes) in self.forwarder.path_checks(now) {
             if let Some(mtu) = path_mtu(remote, self.mark) {
                 self.forwarder.set_path_mtu(remote, mtu);
@@ -190,6 +194,11 @@ impl Pump {
         // A peer's own socket may have gone since the event.
         let Some(socket) = self.ports.of_event(number) else { return };
         let count = self.receiver.receive(socket, self.messages.adapt(had_waited));
+        self.open_messages(count, now);
+    }
+
+    /// Opens the messages that were received last.
+    fn open_messages(&mut self, count: usize, now: Instant) {
         for position in 0..count {
             if self.joiner.slot(MAX_PACKET + 1).is_none() {
                 self.write_tun();

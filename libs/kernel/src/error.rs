@@ -17,7 +17,7 @@ pub enum KernelError {
         "program `conntrack` does not run, so flows that began too early keep a wrong source: install the package conntrack"
     )]
     ConntrackMissing(#[source] io::Error),
-    #[error("flows to {subnet} that began too early keep a wrong source: `conntrack --delete` failed: {text}")]
+    #[error("flows to {subnet} that began too early keep a wrong source: `conntrack` failed: {text}")]
     Conntrack { subnet: String, text: String },
     #[error("netlink socket cannot be opened: the kernel must be Linux 4.20 or newer")]
     Socket(#[source] io::Error),
