@@ -55,7 +55,7 @@ impl Tool {
         if on_path("wg").is_none() {
             bail!("{name} is set up by `wg`, which is missing: install wireguard-tools");
         }
-        let path = match on_path(name) {
+        let path = match on_path(name).or_else(|| on_path(other_name(name))) {
             Some(path) => path,
             None => built(name, build)?,
         };
@@ -83,4 +83,8 @@ fn built(name: &str, build: impl FnOnce(&Path) -> Command) -> Result<PathBuf> {
         run(&mut command).with_context(|| format!("{name} is not on the PATH and cannot be built"))?;
     }
     Ok(path)
+}
+/// Returns what Debian calls the program that Go names after its module.
+fn other_name(name: &str) -> &str {
+    if name == "wireguard" { "wireguard-go" } else { name }
 }

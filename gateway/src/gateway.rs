@@ -5,23 +5,21 @@
 //! forwarding but writes no record but its own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use culvert_api::{Gateway as GatewayRecord, GatewayStatus, object_name};
 use culvert_dataplane::{Dataplane, Report};
-use culvert_gateway_core::cables::{ChoiceInputs, Choices, ChosenCable, choose};
-use culvert_gateway_core::desired::{DesiredInputs, Path, VxlanSettings, desired};
+use culvert_gateway_core::cables::{ChoiceInputs, Choices, choose};
+use culvert_gateway_core::desired::{DesiredInputs, VxlanSettings, desired};
 use culvert_gateway_core::election::Role;
 use culvert_gateway_core::local_endpoint::{LocalFacts, cni_addresses, local_endpoint};
 use culvert_gateway_core::nat_discovery::OwnEndpoint;
 use culvert_gateway_core::succession::Succession;
-use culvert_kernel::{Kernel, NodeFacts, nft_counters, node_facts, route_to};
-use culvert_model::{
-    Addresses, CableKind, CableName, CableReport, Endpoint, ForeignSubnets, IpFamily, cable_mtu, clipped,
-};
+use culvert_kernel::{Kernel, NodeFacts, nft_counters, node_facts};
+use culvert_model::{Addresses, CableKind, CableName, Endpoint, ForeignSubnets, IpFamily, cable_mtu, clipped};
 use culvert_netstate::State;
 use culvert_netstate::own::{OUTER_MARK, WIREGUARD_LINK};
 use culvert_runtime::reconcile::{Pass, Wake};
@@ -35,6 +33,7 @@ use crate::key::{self, Identity};
 use crate::leadership::{Candidacy, Leadership};
 use crate::metrics::{Metrics, Update};
 use crate::node;
+use crate::paths::{add_remotes, paths};
 use crate::prober::{Prober, Wanted};
 use crate::public_ip::PublicIp;
 use crate::publish::{Knowledge, differs, gateway_record};
@@ -67,6 +66,8 @@ pub(crate) struct Gateway {
     known: Known,
     own: Option<Endpoint>,
     choices: Choices,
+    /// Where peers were heard last, by this process or the one before it.
+    remotes: BTreeMap<CableName, SocketAddr>,
     /// Since when each cable is wanted.
     since: BTreeMap<CableName, Instant>,
     complaints: Vec<String>,
@@ -87,7 +88,8 @@ impl Gateway {
     ) -> anyhow::Result<Self> {
         let identity = key::load(&config.key_file)?;
         // VXLAN must have the configured port; WireGuard's is published and may be any.
-        if config.ports.vxlan.is_some() {
+        if let Some(port) = config.ports.vxlan {
+            node::check_vxlan_port(port).await?;
             config.ports.wireguard = node::free_port(config.ports.wireguard);
         }
         let preshared_key = key::preshared_key(&config.psk)?;
@@ -95,6 +97,7 @@ impl Gateway {
         let exchange = config.broker.as_ref().map(|broker| {
             Exchange::start(config.cluster.clone(), records.clone(), Records::open(broker.clone()), wake.clone())
         });
+        let remotes = records::previous_remotes(&config, &records).await;
         Ok(Self {
             candidacy: Candidacy::start(&config.node, config.election, records.clone(), wake.clone()).await,
             prober: config.health.map(|timing| Prober::start(timing, wake.clone())),
@@ -114,6 +117,7 @@ impl Gateway {
             known: Known::default(),
             own: None,
             choices: Choices::default(),
+            remotes,
             since: BTreeMap::new(),
             complaints: Vec::new(),
             published: None,
@@ -362,6 +366,8 @@ impl Gateway {
         let reports = dataplane.report().cables;
         let mut set = self.succession.cable_set(&self.choices, &reports, Instant::now());
         set.local_subnets = own.subnets.clone();
+        self.remotes.extend(reports.iter().filter_map(|(name, report)| Some((name.clone(), report.remote?))));
+        add_remotes(&mut set, &self.remotes);
         dataplane.apply(set);
         self.dataplane = Some(dataplane);
         if let Some(prober) = &self.prober {
@@ -382,7 +388,7 @@ impl Gateway {
     /// Brings the kernel to what is wanted; `true` if something failed.
     async fn converge(&mut self, role: Role, own: &Endpoint, facts: &NodeFacts, complaints: &mut Vec<String>) -> bool {
         let reports = self.reports().cables;
-        let paths = self.paths(&reports, facts, own).await;
+        let paths = paths(&self.choices, &reports, node::link_mtu(facts, own.private)).await;
         let vxlan =
             self.config.ports.vxlan.map(|port| VxlanSettings { port, link_mtu: node::link_mtu(facts, own.private) });
         let state = desired(&DesiredInputs {
@@ -405,31 +411,6 @@ impl Gateway {
                 true
             }
         }
-    }
-
-    /// Returns what is known of the path to each peer: what the data plane found, or the route that leads there.
-    async fn paths(
-        &self,
-        reports: &BTreeMap<CableName, CableReport>,
-        facts: &NodeFacts,
-        own: &Endpoint,
-    ) -> BTreeMap<CableName, Path> {
-        let mut paths = BTreeMap::new();
-        for (name, choice) in &self.choices.0 {
-            let ChosenCable::WireGuard(cable) = &choice.cable else { continue };
-            let report = reports.get(name);
-            let remote = report.and_then(|report| report.remote).or(cable.candidates.first().copied());
-            let Some(remote) = remote.map(|remote| remote.ip()) else { continue };
-            let mtu = match report.and_then(|report| report.path_mtu) {
-                Some(mtu) => mtu,
-                None => match route_to(remote, Some(OUTER_MARK)).await {
-                    Ok(Some(route)) => route.mtu,
-                    Ok(None) | Err(_) => node::link_mtu(facts, own.private),
-                },
-            };
-            paths.insert(name.clone(), Path { mtu, family: IpFamily::of(remote) });
-        }
-        paths
     }
 
     fn reports(&self) -> Report {

@@ -15,6 +15,7 @@ mod gateway;
 mod leadership;
 mod metrics;
 mod node;
+mod paths;
 mod prober;
 mod public_ip;
 mod publish;

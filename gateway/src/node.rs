@@ -3,9 +3,10 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
-use culvert_kernel::{NodeFacts, route_to};
+use anyhow::bail;
+use culvert_kernel::{NodeFacts, node_facts, route_to};
 use culvert_model::{Addresses, ForeignSubnets};
-use culvert_netstate::own::OUTER_MARK;
+use culvert_netstate::own::{OUTER_MARK, VXLAN_LINK};
 use ipnet::IpNet;
 
 use crate::config::Config;
@@ -60,6 +61,21 @@ pub(crate) fn link_mtu(facts: &NodeFacts, private: Addresses) -> u16 {
             .map(|interface| interface.mtu)
     };
     private.iter().find_map(holds).unwrap_or(ETHERNET)
+}
+
+/// Checks that the VXLAN device can have its port, unless it is there already.
+///
+/// # Errors
+///
+/// Names the port and the way out.
+pub(crate) async fn check_vxlan_port(port: u16) -> anyhow::Result<()> {
+    let has_device = node_facts().await?.interfaces.contains_key(VXLAN_LINK);
+    if !has_device && UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_err() {
+        bail!(
+            "UDP port {port} is in use, so VXLAN cables cannot have it: stop what listens there (`ss -ulnp`), or set --natt-port"
+        );
+    }
+    Ok(())
 }
 
 /// Returns the first port from `wanted` on that no socket has, among sixteen; `wanted` if all are taken.

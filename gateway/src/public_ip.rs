@@ -113,3 +113,29 @@ async fn ask(url: String) -> Option<Addresses> {
     });
     asked.await.ok().flatten().map(|address| Addresses::from(IpAddr::V4(address)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_resolver_that_works_counts() {
+        let nobody = Resolver::Dns("no-such-host.invalid".to_owned());
+        let local = Resolver::Dns("127.0.0.1".to_owned());
+        let literal = Resolver::Literal(Ipv4Addr::new(198, 51, 100, 7));
+        assert_eq!(resolve(&[]).await, None);
+        assert_eq!(resolve(std::slice::from_ref(&nobody)).await, None);
+        let found = resolve(&[nobody, local, literal]).await.expect("an address");
+        assert_eq!(found.v4, Some(Ipv4Addr::LOCALHOST));
+    }
+
+    #[tokio::test]
+    async fn a_service_that_does_not_answer_is_passed_over() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let api = Resolver::Api(format!("{closed}/ip"));
+        let literal = Resolver::Literal(Ipv4Addr::new(198, 51, 100, 7));
+        assert_eq!(resolve(&[api, literal]).await.expect("an address").v4, Some(Ipv4Addr::new(198, 51, 100, 7)));
+    }
+}

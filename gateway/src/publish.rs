@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use culvert_api::{
-    Connection, ConnectionStatus, Endpoint, Gateway, GatewayStatus, HaStatus, LatencyRtt, endpoint_record, labels,
-    object_name,
+    Connection, ConnectionStatus, Endpoint, Gateway, GatewayStatus, HaStatus, LatencyRtt, backend_config,
+    endpoint_record, labels, object_name,
 };
 use culvert_gateway_core::cables::{Choice, Choices};
 use culvert_gateway_core::health::RoundTrips;
@@ -61,13 +61,20 @@ impl<'a> Knowledge<'a> {
             },
             local_endpoint: endpoint_record(self.own).spec,
             status_failure: clipped(&self.complaints.join("; "), MAX_COMPLAINTS),
-            connections: statuses.values().map(|(choice, status)| connection(choice, status)).collect(),
+            connections: statuses
+                .iter()
+                .map(|(name, (choice, status))| connection(choice, status, self.reports.get(*name)))
+                .collect(),
         }
     }
 }
 
-fn connection(choice: &Choice, status: &status::ConnectionStatus) -> Connection {
-    let endpoint: Endpoint = endpoint_record(&choice.endpoint);
+fn connection(choice: &Choice, status: &status::ConnectionStatus, report: Option<&CableReport>) -> Connection {
+    let mut endpoint: Endpoint = endpoint_record(&choice.endpoint);
+    // Kept in this copy only, as Submariner keeps its own figures here (chapter 4.6).
+    if let Some(remote) = report.and_then(|report| report.remote) {
+        endpoint.spec.backend_config.insert(backend_config::USING_PORT.to_owned(), remote.port().to_string());
+    }
     Connection {
         status: match status.status {
             Status::Connected => ConnectionStatus::Connected,

@@ -1,10 +1,12 @@
 //! What the gateway reads from and writes to its cluster's record store.
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context;
 use culvert_api::{
-    Cluster, ClusterSpec, ConnectionStatus, Endpoint, Gateway, Lease, Record, endpoint_record, labels, object_name,
+    Cluster, ClusterSpec, Connection, ConnectionStatus, Endpoint, Gateway, Lease, Record, backend_config,
+    endpoint_record, labels, object_name,
 };
 use culvert_gateway_core::nat_discovery::{NatChoice, NatSource};
 use culvert_model::CableName;
@@ -117,6 +119,17 @@ pub(crate) async fn previous_choices(config: &Config, records: &Records) -> Vec<
             Some((connection.endpoint.cable_name.clone(), NatChoice { address, nat: connection.using_nat, source }))
         })
         .collect()
+}
+
+/// Returns where the previous run of this gateway heard its peers.
+pub(crate) async fn previous_remotes(config: &Config, records: &Records) -> BTreeMap<CableName, SocketAddr> {
+    let Ok(Some(gateway)) = records.find::<Gateway>(&object_name(&config.node)).await else { return BTreeMap::new() };
+    let remote = |connection: &Connection| {
+        let address: IpAddr = connection.using_ip.parse().ok()?;
+        let port = connection.endpoint.backend_config.get(backend_config::USING_PORT)?.parse().ok()?;
+        Some((connection.endpoint.cable_name.clone(), SocketAddr::new(address, port)))
+    };
+    gateway.status.connections.iter().filter_map(remote).collect()
 }
 
 /// What an uninstall leaves of the cluster.

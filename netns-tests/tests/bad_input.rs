@@ -161,7 +161,7 @@ fn resident_megabytes(deployment: &mut Deployment) -> usize {
 }
 
 #[test]
-fn floods_of_nonsense_cost_no_traffic_and_no_memory() {
+fn floods_of_nonsense_cost_next_to_no_traffic_and_no_memory() {
     let mut deployment = Deployment::connected(&Topology::east_west(), Settings::default()).unwrap();
     let before = resident_megabytes(&mut deployment);
     let pinger = pinger(&deployment);

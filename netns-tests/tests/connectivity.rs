@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::SocketAddrV4;
+use std::process::Command;
 
-use culvert_netns_tests::{CableDriver, Deployment, Settings, Topology, transfer};
+use culvert_netns_tests::{CableDriver, Deployment, Lab, Role, Settings, Topology, transfer};
 
 const PORT: u16 = 7000;
 const NODES: [&str; 2] = ["gw", "worker"];
@@ -94,4 +95,44 @@ fn wireguard_joins_clusters_with_east_behind_nat() {
     let mut topology = Topology::routed();
     topology.cluster_mut("east").behind_nat = true;
     assert_all(&topology, CableDriver::WireGuard, "wireguard");
+}
+
+/// One gateway holds both kinds of cable at once: VXLAN has the configured port, WireGuard the next.
+#[test]
+fn one_gateway_holds_both_kinds_of_cable() {
+    let lab = Lab::build(&Topology::routed().with_north()).unwrap();
+    let mut deployment = Deployment::new(lab, Settings::default()).unwrap();
+    for (cluster, driver, allowed) in
+        [("east", "vxlan", "north"), ("north", "vxlan", "east"), ("west", "wireguard", "")]
+    {
+        for node in ["gw", "worker"] {
+            deployment.start(cluster, node, Role::RouteAgent).unwrap();
+        }
+        // Flags of the lab that name one driver for all give way to variables, which differ.
+        let adjust = |command: &mut Command| {
+            let mut own = Command::new(command.get_program());
+            let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+            let at = arguments.iter().position(|argument| argument == "--cable-driver").unwrap();
+            own.args(&arguments[..at]).args(&arguments[at + 2..]);
+            own.env("SUBMARINER_CABLEDRIVER", driver).env("CULVERT_ALLOW_VXLAN", allowed);
+            *command = own;
+        };
+        deployment.start_with(cluster, "gw", Role::Gateway, adjust).unwrap();
+    }
+    deployment.wait_connected(&["east", "west", "north"]).unwrap();
+    let east = deployment.lab.node("east", "worker");
+    for remote in ["west", "north"] {
+        let far = deployment.lab.node(remote, "worker");
+        deployment.wait_reachable(&east.pod, far.pod_address).unwrap();
+        let to = SocketAddrV4::new(far.pod_address, PORT);
+        assert_eq!(transfer(&east.pod, &far.pod, to, b"hello").unwrap().source, east.pod_address);
+    }
+    let own = deployment.wait_endpoint("east").unwrap();
+    assert_eq!(own["spec"]["backend_config"]["udp-port"], "4501");
+    let shown = deployment.show("connections", "east").unwrap();
+    let driver = |cluster: &str| shown.lines().find(|line| line.contains(cluster)).unwrap().to_owned();
+    assert!(driver("west").contains("10.2.0.0/16") && driver("north").contains("10.3.0.0/16"), "{shown}");
+    let vxlan = deployment.lab.node("east", "gw").namespace.run("ip route show table 7201").unwrap();
+    assert!(vxlan.lines().any(|line| line.starts_with("10.3.0.0/16") && line.contains("dev culvert-vx")), "{vxlan}");
+    assert!(vxlan.lines().any(|line| line.starts_with("10.2.0.0/16") && line.contains("dev culvert-wg")), "{vxlan}");
 }

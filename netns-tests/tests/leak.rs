@@ -65,14 +65,20 @@ fn the_watch_sees_what_leaves_in_the_clear() {
     assert!(!seen[0].addresses.is_empty(), "{seen:?}");
 }
 
-#[test]
-fn nothing_leaks_while_a_gateway_is_dead_and_old_flows_resume() {
-    let mut deployment = Deployment::connected(&Topology::east_west(), Settings::default()).unwrap();
+/// Opens a connection between the workers' pods over which something was said.
+fn conversation(deployment: &Deployment) -> Conversation {
     let (east, west) = (deployment.lab.node("east", "worker"), deployment.lab.node("west", "worker"));
     let to = SocketAddrV4::new(west.pod_address, PORT);
     let mut conversation = Conversation::open(&east.pod, &west.pod, to).unwrap();
     conversation.say(b"hello").unwrap();
     conversation.hear(b"hello", READY).unwrap();
+    conversation
+}
+
+#[test]
+fn nothing_leaks_while_a_gateway_is_dead_and_old_flows_resume() {
+    let mut deployment = Deployment::connected(&Topology::east_west(), Settings::default()).unwrap();
+    let mut conversation = conversation(&deployment);
 
     let watch = Watch::start(&deployment);
     deployment.kill("east", "gw", Role::Gateway).unwrap();
@@ -86,27 +92,39 @@ fn nothing_leaks_while_a_gateway_is_dead_and_old_flows_resume() {
 }
 
 #[test]
-fn nothing_leaks_while_no_gateway_is_active() {
+fn nothing_leaks_while_no_gateway_is_active_and_old_flows_resume() {
     let mut deployment = Deployment::connected(&Topology::east_west(), Settings::default()).unwrap();
+    let mut conversation = conversation(&deployment);
     for cluster in ["east", "west"] {
         deployment.terminate(cluster, "gw", Role::Gateway).unwrap();
     }
     let watch = Watch::start(&deployment);
+    conversation.say(MARKER).unwrap();
     probe_everything(&deployment, "east", "west");
     probe_everything(&deployment, "west", "east");
+    for cluster in ["east", "west"] {
+        deployment.start(cluster, "gw", Role::Gateway).unwrap();
+        deployment.daemon(cluster, "gw", Role::Gateway).wait_ready(READY).unwrap();
+    }
+    conversation.hear(MARKER, READY).unwrap();
     watch.assert_clean();
 }
 
 #[test]
-fn nothing_leaks_to_a_cluster_that_left() {
+fn nothing_leaks_to_a_cluster_that_left_and_old_flows_resume_when_it_returns() {
     let mut deployment = Deployment::connected(&Topology::east_west(), Settings::default()).unwrap();
+    let mut conversation = conversation(&deployment);
     let watch = Watch::start(&deployment);
     deployment.uninstall("west").unwrap();
     assert_eq!(deployment.leftovers("west").unwrap(), Vec::<String>::new());
     probe_everything(&deployment, "east", "west");
+    conversation.say(MARKER).unwrap();
     deployment.wait_disconnected("east", "west").unwrap();
     probe_everything(&deployment, "east", "west");
     watch.assert_clean();
+    deployment.start_clusters(&["west"]).unwrap();
+    deployment.wait_connected(&["east", "west"]).unwrap();
+    conversation.hear(MARKER, READY).unwrap();
 }
 
 #[test]

@@ -2,13 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use culvert_netns_tests::{Conversation, Deployment, Namespace, NodePlan, Pinger, Role, Settings, Topology, wait_for};
+use culvert_netns_tests::{
+    CableDriver, Conversation, Deployment, Namespace, NodePlan, Pinger, Role, Settings, Topology, wait_for,
+};
 use nix::sys::signal::Signal;
 
 const PORT: u16 = 7000;
@@ -100,6 +103,36 @@ fn a_standby_takes_over_without_loss() {
         deployment.wait_reachable(&east, address).unwrap();
         let pings = pinger.finish().unwrap();
         assert_eq!(pings.lost, 0, "{ending} to {taking}: {pings:?}\n{}", deployment.logs());
+        // A Submariner peer must find exactly one Endpoint of ours.
+        let published = fs::read_dir(deployment.lab.broker().join("endpoints")).unwrap();
+        let names = published.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert_eq!(names.filter(|name| name.starts_with("east")).count(), 1);
+    }
+}
+
+/// R1 and R2 over VXLAN. The device's MAC follows from its address: no neighbour entry has to expire anywhere.
+#[test]
+fn a_vxlan_gateway_is_back_or_replaced_within_a_second() {
+    let mut topology = Topology::routed();
+    topology.cluster_mut("east").nodes.push(NodePlan::worker("standby"));
+    let settings = Settings { driver: CableDriver::Vxlan, ..Settings::default() };
+    let mut deployment = Deployment::connected(&topology, settings).unwrap();
+    let (east, _, address) = worker_pods(&deployment);
+    let pinger = Pinger::start(&east, address, PROBE).unwrap();
+    restart(&mut deployment, "east", "gw", Role::Gateway);
+    deployment.wait_reachable(&east, address).unwrap();
+    let pings = pinger.finish().unwrap();
+    assert!(pings.longest_outage < RESTART_BUDGET, "restarted: {pings:?}\n{}", deployment.logs());
+
+    for (ending, taking) in [("gw", "standby"), ("standby", "gw")] {
+        deployment.start("east", taking, Role::Gateway).unwrap();
+        deployment.daemon("east", taking, Role::Gateway).wait_ready(READY).unwrap();
+        let pinger = Pinger::start(&east, address, PROBE).unwrap();
+        deployment.terminate("east", ending, Role::Gateway).unwrap();
+        deployment.wait_active("east", taking).unwrap();
+        deployment.wait_reachable(&east, address).unwrap();
+        let pings = pinger.finish().unwrap();
+        assert!(pings.longest_outage < RESTART_BUDGET, "{ending} to {taking}: {pings:?}\n{}", deployment.logs());
     }
 }
 

@@ -33,13 +33,14 @@ pub(crate) fn install() -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    println!("Missing system packages, to be installed: {}", missing.join(" "));
+    eprintln!("Missing system packages, to be installed: {}", missing.join(" "));
     if !installed("apt-get") {
         bail!("this system has no apt-get: install {} by its own means", missing.join(", "));
     }
     let apt = || {
         let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive").arg("--quiet");
+        // Standard output is for results, which may be JSON.
+        command.env("DEBIAN_FRONTEND", "noninteractive").arg("--quiet").stdout(std::io::stderr());
         command
     };
     succeed(apt().arg("update"))?;

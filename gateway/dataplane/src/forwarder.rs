@@ -201,6 +201,13 @@ impl Forwarder {
         }
     }
 
+    /// Notes that nobody listens at `remote`.
+    pub(crate) fn handle_refused(&mut self, remote: SocketAddr, now: Instant) {
+        for peer in self.peers.iter_mut().flatten().filter(|peer| peer.remote() == Some(remote)) {
+            peer.handle_refused(now);
+        }
+    }
+
     /// Returns the addresses of the peers that have a session and answer.
     pub(crate) fn living_remotes(&self) -> BTreeSet<SocketAddr> {
         self.peers.iter().flatten().filter(|peer| peer.is_alive()).filter_map(Peer::remote).collect()

@@ -313,6 +313,27 @@ fn a_living_peer_that_is_said_to_have_moved_is_sought_without_being_given_up() {
 }
 
 #[test]
+fn a_peer_whose_port_is_closed_is_sought_until_it_is_heard() {
+    let now = Instant::now();
+    let (mut east, mut west) = pair(now);
+    east.forwarder.tick(now, &mut east.outbox);
+    exchange(&mut east, &mut west, now);
+    let initiations = |gateway: &mut Gateway, now| {
+        gateway.forwarder.tick(now, &mut gateway.outbox);
+        gateway.take_sent().iter().filter(|(_, datagram)| datagram[0] == INITIATION).count()
+    };
+    assert_eq!(initiations(&mut east, now), 0);
+
+    east.forwarder.handle_refused(west.address, now);
+    assert_eq!(initiations(&mut east, now), 1);
+    assert_eq!(initiations(&mut east, now + Duration::from_millis(300)), 1);
+
+    west.send(build::udp(WEST_POD, EAST_POD, b"here"), now);
+    exchange(&mut east, &mut west, now);
+    assert_eq!(initiations(&mut east, now + Duration::from_millis(600)), 0);
+}
+
+#[test]
 fn a_silent_peer_is_noticed() {
     let now = Instant::now();
     let (mut east, mut west) = pair(now);

@@ -10,7 +10,10 @@ const SOUTH: [u8; 4] = [10, 3, 0, 1];
 
 /// Returns what is written to the TUN for `packets` opened in one go.
 fn written(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let mut joiner = Joiner::new(1 << 20, true);
+    written_by(Joiner::new(1 << 20, true), packets)
+}
+
+fn written_by(mut joiner: Joiner, packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
     for packet in packets {
         joiner.slot(packet.len()).expect("room")[..packet.len()].copy_from_slice(packet);
         joiner.push(&Packet::parse(packet).expect("a packet"));
@@ -95,6 +98,15 @@ fn datagrams_of_one_size_are_joined_and_a_shorter_one_ends_them() {
         .collect();
     let writes = written(&packets);
     assert_eq!(writes.len(), 2);
+}
+
+#[test]
+fn a_kernel_without_udp_segments_gets_single_datagrams() {
+    let packets = [build::udp(EAST, WEST, &[1; 400]), with_id(build::udp(EAST, WEST, &[2; 400]), 0x1235)];
+    let writes = written_by(Joiner::new(1 << 20, false), &packets);
+    assert_eq!(cut(&writes), packets);
+    assert_eq!(writes.len(), 2);
+    assert_eq!(written(&packets).len(), 1);
 }
 
 #[test]

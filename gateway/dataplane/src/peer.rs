@@ -22,7 +22,7 @@ const KEEPALIVE: u16 = 10;
 /// A peer that is sent data and says nothing for this long is looked for anew.
 const SILENCE: Duration = Duration::from_secs(2);
 /// A session this young is not doubted.
-const SETTLED: Duration = Duration::from_secs(5);
+const SETTLED: Duration = Duration::from_secs(2);
 /// First bytes of the messages (section 5.4).
 pub(crate) const INITIATION: u8 = 1;
 pub(crate) const RESPONSE: u8 = 2;
@@ -43,6 +43,8 @@ pub(crate) struct Peer {
     last_received: Option<Instant>,
     last_data_sent: Option<Instant>,
     is_silent: bool,
+    /// Nobody listened at the remote address since its last packet: its gateway has ended, and may be back any moment.
+    is_refused: bool,
     /// One initiation is due, whether or not there is a session.
     is_said_to_have_moved: bool,
     /// The routes to this cable's subnets lead elsewhere.
@@ -102,6 +104,7 @@ impl Peer {
             last_received: None,
             last_data_sent: None,
             is_silent: false,
+            is_refused: false,
             is_said_to_have_moved: false,
             is_receive_only: false,
             path: Path::default(),
@@ -118,6 +121,14 @@ impl Peer {
         if moved && !self.cable.candidates.is_empty() {
             // A peer that still answers at its old address stays there until it answers at a new one.
             self.is_said_to_have_moved = true;
+            self.attempts = 0;
+            self.next_attempt = now;
+        }
+    }
+
+    /// Looks for the peer at once and often. That somebody could forge such news costs a few initiations.
+    pub(crate) fn handle_refused(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.is_refused, true) {
             self.attempts = 0;
             self.next_attempt = now;
         }
@@ -211,6 +222,7 @@ impl Peer {
             return;
         }
         self.last_received = Some(now);
+        self.is_refused = false;
         if self.remote != Some(from) {
             self.remote = Some(from);
             self.path = Path::default();
@@ -267,6 +279,9 @@ impl Peer {
         if unanswered && !self.is_silent {
             self.is_silent = true;
             self.changed = true;
+        }
+        if self.is_refused {
+            return true;
         }
         unanswered && self.established.is_none_or(|established| now.duration_since(established) >= SETTLED)
     }

@@ -85,6 +85,11 @@ impl Ports {
         self.sockets.get(&number)
     }
 
+    /// Returns the peer that the socket of an event is connected to.
+    pub(crate) fn remote_of_event(&self, number: u64) -> Option<SocketAddr> {
+        self.connected.iter().find(|(_, connected)| **connected == number).map(|(&remote, _)| remote)
+    }
+
     /// Sends a batch, waiting for room in the kernel.
     pub(crate) fn send(&self, batch: &Batch, bytes: &[u8]) -> Sent {
         self.towards(batch.to).map_or(Sent::Failed, |socket| socket.send(batch, bytes))
@@ -196,9 +201,32 @@ mod tests {
         std::thread::yield_now();
         let again = StdSocket::bind(address).expect("the same address");
         again.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
-        assert_eq!(send(&ports, address, 2), Sent::Yes);
+        assert_eq!(send(&ports, address, 2), Sent::ButRefused);
         let mut buffer = [0; 64];
         assert_eq!(again.recv(&mut buffer).expect("the second"), 40);
+    }
+
+    #[test]
+    fn a_batch_arrives_whole_with_and_without_segmentation_by_the_kernel_over_either_family() {
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let peer = StdSocket::bind(any).expect("a socket");
+            peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+            let to = peer.local_addr().expect("an address");
+            for cuts in [true, false] {
+                let mut socket = UdpSocket::open(to.is_ipv6(), free_port(), 0).expect("a socket");
+                socket.cut_batches(cuts);
+                let mut outbox = Outbox::new();
+                for length in [100, 100, 60] {
+                    outbox.slot()[..length].fill(length as u8);
+                    outbox.commit(length, to);
+                }
+                let (batch, bytes) = outbox.batches().next().expect("a batch");
+                assert_eq!(socket.send(batch, bytes), Sent::Yes);
+                let mut buffer = [0; 200];
+                let lengths = [(); 3].map(|()| peer.recv(&mut buffer).expect("a datagram"));
+                assert_eq!(lengths, [100, 100, 60], "{to} cut by the kernel: {cuts}");
+            }
+        }
     }
 
     #[test]

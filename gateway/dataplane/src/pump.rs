@@ -164,7 +164,7 @@ impl Pump {
 
     fn tick(&mut self, now: Instant) {
         self.forwarder.tick(now, &mut self.outbox);
-        self.flush();
+        self.flush(now);
         for socket in self.ports.follow(&self.forwarder.living_remotes(), &self.epoll) {
             while let count @ 1.. = self.receiver.receive(&socket, MESSAGES) {
                 self.open_messages(count, now);
@@ -194,6 +194,11 @@ impl Pump {
         // A peer's own socket may have gone since the event.
         let Some(socket) = self.ports.of_event(number) else { return };
         let count = self.receiver.receive(socket, self.messages.adapt(had_waited));
+        if self.receiver.was_refused()
+            && let Some(remote) = self.ports.remote_of_event(number)
+        {
+            self.forwarder.handle_refused(remote, now);
+        }
         self.open_messages(count, now);
     }
 
@@ -213,7 +218,7 @@ impl Pump {
             }
         }
         self.write_tun();
-        self.flush();
+        self.flush(now);
     }
 
     /// Seals what waits on the TUN, up to a portion.
@@ -231,18 +236,19 @@ impl Pump {
                 None => self.forwarder.totals().unroutable_packets += 1,
             }
             if self.outbox.is_full() {
-                self.flush();
+                self.flush(now);
             }
         }
-        self.flush();
+        self.flush(now);
         Ok(())
     }
 
     /// Sends the outbox.
-    fn flush(&mut self) {
+    fn flush(&mut self, now: Instant) {
         for (batch, bytes) in self.outbox.batches() {
             match self.ports.send(batch, bytes) {
                 Sent::Yes => {}
+                Sent::ButRefused => self.forwarder.handle_refused(batch.to, now),
                 Sent::TooLarge => {
                     self.forwarder.totals().oversized_packets += 1;
                     if let Some(mtu) = path_mtu(batch.to, self.mark) {

@@ -35,6 +35,8 @@ pub(crate) struct UdpSocket {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
     Yes,
+    /// Sent, but nobody listened at the peer's port when an earlier datagram came there.
+    ButRefused,
     /// At least one datagram is larger than the path takes.
     TooLarge,
     Failed,
@@ -72,6 +74,12 @@ impl UdpSocket {
         Self { socket, is_connected, cuts }
     }
 
+    /// Sets whether the kernel is asked to cut batches, as if it could or could not.
+    #[cfg(test)]
+    pub(crate) fn cut_batches(&mut self, cuts: bool) {
+        self.cuts = cuts;
+    }
+
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -83,7 +91,7 @@ impl UdpSocket {
         }
         if self.cuts {
             match self.send_cut(batch, bytes).or_else(|error| self.again(error, || self.send_cut(batch, bytes))) {
-                Ok(()) => return Sent::Yes,
+                Ok(sent) => return sent,
                 // The kernel refuses the whole batch if one datagram is too large for the path.
                 Err(libc::EMSGSIZE | libc::EINVAL | libc::EIO) => {}
                 Err(_) => return Sent::Failed,
@@ -99,13 +107,13 @@ impl UdpSocket {
         worst
     }
 
-    fn send_cut(&self, batch: &Batch, bytes: &[u8]) -> Result<(), libc::c_int> {
+    fn send_cut(&self, batch: &Batch, bytes: &[u8]) -> Result<Sent, libc::c_int> {
         let segment = batch.segment as u16;
         let slices = [io::IoSlice::new(bytes)];
         let control = [ControlMessage::UdpGsoSegments(&segment)];
         let to = (!self.is_connected).then(|| SockaddrStorage::from(batch.to));
         sendmsg(self.socket.as_raw_fd(), &slices, &control, MsgFlags::empty(), to.as_ref())
-            .map(|_| ())
+            .map(|_| Sent::Yes)
             .map_err(|errno| errno as libc::c_int)
     }
 
@@ -113,10 +121,10 @@ impl UdpSocket {
         let send = || {
             let sent =
                 if self.is_connected { self.socket.send(datagram) } else { self.socket.send_to(datagram, &to.into()) };
-            sent.map(|_| ()).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
+            sent.map(|_| Sent::Yes).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
         };
         match send().or_else(|error| self.again(error, send)) {
-            Ok(()) => Sent::Yes,
+            Ok(sent) => sent,
             Err(libc::EMSGSIZE) => Sent::TooLarge,
             Err(_) => Sent::Failed,
         }
@@ -124,8 +132,11 @@ impl UdpSocket {
 
     /// Sends again after an error that was an earlier datagram's: the kernel hands ICMP errors of a connected socket to
     /// the next call, whatever it is.
-    fn again(&self, error: libc::c_int, send: impl FnOnce() -> Result<(), libc::c_int>) -> Result<(), libc::c_int> {
-        if self.is_connected && error != libc::EMSGSIZE && error != libc::EAGAIN { send() } else { Err(error) }
+    fn again(&self, error: libc::c_int, send: impl FnOnce() -> Result<Sent, libc::c_int>) -> Result<Sent, libc::c_int> {
+        if !self.is_connected || error == libc::EMSGSIZE || error == libc::EAGAIN {
+            return Err(error);
+        }
+        send().map(|sent| if error == libc::ECONNREFUSED { Sent::ButRefused } else { sent })
     }
 
     /// Sends a datagram of zeros that fills the path's MTU, so that a router with a smaller one says so. Every
@@ -211,6 +222,7 @@ pub(crate) struct Receiver {
     control: Vec<[u64; 8]>,
     vectors: Vec<libc::iovec>,
     messages: Vec<libc::mmsghdr>,
+    was_refused: bool,
 }
 
 /// What was received from one peer: one datagram, or several of `segment` bytes (the last may be shorter).
@@ -231,6 +243,7 @@ impl Receiver {
             control: vec![[0; 8]; MESSAGES],
             vectors: vec![vector; MESSAGES],
             messages: vec![message; MESSAGES],
+            was_refused: false,
         }
     }
 
@@ -261,7 +274,13 @@ impl Receiver {
                 std::ptr::null_mut(),
             )
         };
+        self.was_refused = count < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ECONNREFUSED);
         usize::try_from(count).unwrap_or(0)
+    }
+
+    /// Tells whether the last [`Self::receive`] heard that nobody listens at the peer's port.
+    pub(crate) fn was_refused(&self) -> bool {
+        self.was_refused
     }
 
     /// Returns message `index` of the last [`Self::receive`]; `None` if its sender's address cannot be read.

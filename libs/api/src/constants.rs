@@ -4,8 +4,6 @@
 pub mod labels {
     /// Label on everything at the broker, and on local copies of it: the cluster that sent it.
     pub const CLUSTER_ID: &str = "submariner-io/clusterID";
-    /// Label on what was sent from any namespace of a cluster: the namespace it came from.
-    pub const ORIGINATING_NAMESPACE: &str = "submariner-io/originatingNamespace";
     /// Annotation on a Gateway: when it was last written, in seconds since 1970.
     pub const UPDATE_TIMESTAMP: &str = "update-timestamp";
     /// Annotation on a RouteAgent: the node's addresses, separated by commas.
@@ -18,14 +16,6 @@ pub mod labels {
 pub mod ports {
     /// UDP: cables.
     pub const CABLE: u16 = 4500;
-    /// UDP: NAT discovery.
-    pub const NAT_DISCOVERY: u16 = 4490;
-    /// UDP: the overlay between nodes of one cluster.
-    pub const OVERLAY: u16 = 4800;
-    /// TCP: metrics of the gateway.
-    pub const GATEWAY_METRICS: u16 = 32780;
-    /// TCP: metrics of the route agent.
-    pub const ROUTE_AGENT_METRICS: u16 = 32782;
 }
 
 /// Keys of an Endpoint's `backend_config`.
@@ -36,10 +26,10 @@ pub mod backend_config {
     pub const NAT_DISCOVERY_PORT: &str = "natt-discovery-port";
     /// WireGuard's Curve25519 key, in base64.
     pub const PUBLIC_KEY: &str = "publicKey";
-    /// The link that carries the cables on the gateway.
-    pub const INTERFACE_NAME: &str = "interface-name";
     /// `true` if a load balancer stands before the gateway.
     pub const USING_LOAD_BALANCER: &str = "using-loadbalancer";
+    /// In the copy within a Gateway's status only: the peer's port as it was heard, perhaps a NAT's.
+    pub const USING_PORT: &str = "culvert-using-port";
     /// `1` if the gateway is Culvert's.
     pub const CULVERT: &str = "culvert";
 }

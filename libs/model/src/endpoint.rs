@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::{Addresses, ClusterId, IpFamily, PublicKey};
+use crate::{Addresses, ClusterId, PublicKey};
 
 /// How two gateways are joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,11 +126,6 @@ impl Endpoint {
             }
         }
         Ok(())
-    }
-
-    /// Returns the name of this endpoint's cable of one address family, as NAT discovery since Submariner 0.21 uses it.
-    pub fn family_cable_name(&self, family: IpFamily) -> String {
-        format!("{}-v{family}", self.cable_name)
     }
 }
 

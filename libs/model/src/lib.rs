@@ -18,7 +18,7 @@ pub use cable::{CableName, CableReport, CableSet, WireGuardCable};
 pub use cluster::{ClusterId, ClusterIdError};
 pub use endpoint::{Backend, CableKind, Endpoint, MAX_SUBNETS, OversizedEndpoint, cable_name};
 pub use key::{PublicKey, PublicKeyError};
-pub use link::{MacAddr, vtep_mac};
+pub use link::{MacAddr, link_local, vtep_mac};
 pub use mtu::{MIN_MTU, cable_mtu, overlay_mtu};
 pub use subnets::{ForeignSubnets, SubnetError, overlaps};
 pub use text::clipped;

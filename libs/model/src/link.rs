@@ -1,7 +1,7 @@
 //! Link-layer addresses that follow from network addresses.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 /// An EUI-48 address.
@@ -53,6 +53,16 @@ pub fn vtep_mac(address: IpAddr) -> MacAddr {
     MacAddr([0x02, family, a, b, c, d])
 }
 
+/// Returns the link-local address that follows from a MAC (RFC 4291 appendix A).
+pub fn link_local(mac: MacAddr) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.0;
+    let interface = [a ^ 0x02, b, c, 0xff, 0xfe, d, e, f];
+    let mut octets = [0; 16];
+    octets[..2].copy_from_slice(&[0xfe, 0x80]);
+    octets[8..].copy_from_slice(&interface);
+    Ipv6Addr::from(octets)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +73,12 @@ mod tests {
         let v6: IpAddr = "fd00::1".parse().expect("address");
         assert_eq!(vtep_mac(v6), vtep_mac(v6));
         assert_ne!(vtep_mac(v6), vtep_mac("fd00::2".parse().expect("address")));
+    }
+
+    #[test]
+    fn a_link_local_address_follows_from_the_mac() {
+        let mac = MacAddr([0x02, 0xc1, 10, 1, 2, 3]);
+        assert_eq!(link_local(mac), "fe80::c1:aff:fe01:203".parse::<Ipv6Addr>().expect("address"));
     }
 
     #[test]

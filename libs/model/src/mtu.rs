@@ -2,9 +2,9 @@
 
 use crate::{CableKind, IpFamily};
 
-/// The smallest MTU that a cable is given, whatever a router claims: IPv6's minimum (RFC 8200 section 5).
+/// The smallest path MTU, in bytes, that is believed, whatever a router claims: IPv6's minimum (RFC 8200 section 5).
 ///
-/// A forged "packet too big" cannot push a cable below it.
+/// A forged "packet too big" cannot push a cable below what fits it.
 pub const MIN_MTU: u16 = 1280;
 
 const UDP_HEADER: u16 = 8;
@@ -16,14 +16,13 @@ const VXLAN_OVERHEAD: u16 = 8 + 14;
 /// Returns the largest inner packet, in bytes, that a cable carries over a path of `path_mtu` bytes.
 ///
 /// The outer header takes 20 bytes for IPv4 or 40 for IPv6, UDP 8, WireGuard 32 (its padding to 16 is left off where
-/// the MTU would forbid it) and VXLAN 22. Never less than [`MIN_MTU`]: on a path too narrow for that
-/// the outer packets are fragmented.
+/// the MTU would forbid it) and VXLAN 22. A path below [`MIN_MTU`] is taken for one of that.
 pub fn cable_mtu(kind: CableKind, path_mtu: u16, outer: IpFamily) -> u16 {
     let overhead = match kind {
         CableKind::WireGuard => WIREGUARD_OVERHEAD,
         CableKind::Vxlan => VXLAN_OVERHEAD,
     };
-    path_mtu.saturating_sub(ip_header(outer) + UDP_HEADER + overhead).max(MIN_MTU)
+    path_mtu.max(MIN_MTU) - (ip_header(outer) + UDP_HEADER + overhead)
 }
 
 /// Returns the largest inner packet, in bytes, of the overlay between nodes whose link has `link_mtu` bytes.
@@ -52,8 +51,17 @@ mod tests {
     }
 
     #[test]
+    fn a_sealed_packet_fits_its_path_down_to_the_smallest_that_is_believed() {
+        for path in [1280, 1300, 1339, 1340, 1500] {
+            assert_eq!(cable_mtu(CableKind::WireGuard, path, IpFamily::V4) + 60, path);
+            assert_eq!(cable_mtu(CableKind::WireGuard, path, IpFamily::V6) + 80, path);
+        }
+    }
+
+    #[test]
     fn no_claim_pushes_below_the_minimum() {
-        assert_eq!(cable_mtu(CableKind::WireGuard, 68, IpFamily::V4), MIN_MTU);
-        assert_eq!(cable_mtu(CableKind::WireGuard, 0, IpFamily::V6), MIN_MTU);
+        for claim in [0, 68, 1279] {
+            assert_eq!(cable_mtu(CableKind::WireGuard, claim, IpFamily::V4), MIN_MTU - 60);
+        }
     }
 }

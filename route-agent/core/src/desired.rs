@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use culvert_model::{Endpoint, IpFamily, overlay_mtu, vtep_mac};
+use culvert_model::{Endpoint, IpFamily, link_local, overlay_mtu, vtep_mac};
 use culvert_netstate::own::{NODE_RULE, NODE_TABLE, OVERLAY_LINK, OVERLAY_VNI, ROUTE_METRIC, UNREACHABLE_METRIC};
 use culvert_netstate::{Fdb, Link, LinkKind, Neighbour, Route, RouteKey, RouteTarget, Rule, RuleSelector, State};
 use ipnet::IpNet;
@@ -94,7 +94,12 @@ fn follow(
     let mac = vtep_mac(outer_address);
     state.fdb.insert(Fdb { link: OVERLAY_LINK.to_owned(), mac, remote: outer_address });
     for family in remote.families() {
-        let Some(next_hop) = gateway.private.of(family) else {
+        let next_hop = match family {
+            IpFamily::V4 => gateway.private.of(family),
+            // Linux takes no global IPv6 next hop as on-link that another link leads to; a link-local one is every link's.
+            IpFamily::V6 => Some(IpAddr::V6(link_local(mac))),
+        };
+        let Some(next_hop) = next_hop else {
             refused.push(Refused::NoNextHop { gateway: gateway.hostname.clone(), family });
             continue;
         };

@@ -159,33 +159,22 @@ fn the_source_is_the_cni_address_or_none() {
 }
 
 #[test]
-fn ipv6_subnets_go_to_the_gateways_ipv6_address_over_the_same_overlay() {
+fn ipv6_subnets_go_to_the_gateways_link_local_address_over_the_same_overlay() {
     let mut inputs = inputs();
     inputs.pods.push(net("fd01::/48"));
     inputs.interfaces.get_mut("cni0").unwrap().addresses.push(net("fd01:0:0:2::1/64"));
-    inputs.endpoints[0].private.set("fd00::10".parse().unwrap());
     inputs.endpoints[1].subnets.push(net("fd02::/48"));
 
     let (state, refused) = desired(&inputs);
 
     assert_eq!(refused, []);
     assert_eq!(state.rules.len(), 2);
-    assert!(shown(&state).contains("fd02::/48 via fd00::10 dev culvert-ov src fd01:0:0:2::1"), "{}", shown(&state));
-    let neighbour = Neighbour { link: OVERLAY_LINK.to_owned(), address: "fd00::10".parse().unwrap() };
+    let next_hop = link_local(vtep_mac("192.168.1.10".parse().unwrap()));
+    let route = format!("fd02::/48 via {next_hop} dev culvert-ov src fd01:0:0:2::1");
+    assert!(shown(&state).contains(&route), "{}", shown(&state));
+    let neighbour = Neighbour { link: OVERLAY_LINK.to_owned(), address: next_hop.into() };
     assert_eq!(state.neighbours[&neighbour], vtep_mac("192.168.1.10".parse().unwrap()), "one device, one MAC");
     assert_eq!(state.sysctls["net/ipv6/conf/all/forwarding"], "1");
-}
-
-#[test]
-fn ipv6_subnets_without_an_ipv6_gateway_stay_unreachable_and_are_reported() {
-    let mut inputs = inputs();
-    inputs.endpoints[1].subnets.push(net("fd02::/48"));
-
-    let (state, refused) = desired(&inputs);
-
-    assert_eq!(refused, [Refused::NoNextHop { gateway: "gateway".to_owned(), family: IpFamily::V6 }]);
-    assert!(shown(&state).contains("fd02::/48 unreachable"));
-    assert_eq!(overlay_routes_of(&state), 2);
 }
 
 #[test]
