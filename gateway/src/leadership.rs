@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 /// The Lease that Submariner's gateways stand for (chapter 4.2).
 pub(crate) const LEASE: &str = "submariner-gateway-lock";
+
 /// Returns the name under which the gateway of `node` stands for election.
 pub(crate) fn identity(node: &str) -> String {
     format!("{node}-submariner-gateway")

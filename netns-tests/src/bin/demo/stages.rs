@@ -234,12 +234,14 @@ fn milliseconds(time: Duration) -> f64 {
 
 fn tell_how_to_step_in(report: &Report, lab: &Lab) {
     report.say("The clusters stay. Step into a node or a pod:");
+    let culvert =
+        std::env::current_exe().map(|demo| demo.with_file_name("culvert")).unwrap_or_else(|_| "culvert".into());
     for cluster in lab.clusters() {
         for node in &cluster.nodes {
             report.say(&format!("    ip netns exec {} bash    # its pod: {}", node.namespace.name(), node.pod.name()));
         }
         report.say(&format!("    ip netns exec {} bash", cluster.router.name()));
-        report.say(&format!("    culvert show all --records {}", cluster.records().display()));
+        report.say(&format!("    {} show all --records {}", culvert.display(), cluster.records().display()));
     }
     report.say("Remove them: cargo xtask demo --remove");
 }
