@@ -367,6 +367,7 @@ impl Gateway {
         let mut set = self.succession.cable_set(&self.choices, &reports, Instant::now());
         set.local_subnets = own.subnets.clone();
         self.remotes.extend(reports.iter().filter_map(|(name, report)| Some((name.clone(), report.remote?))));
+        self.remotes.retain(|name, _| set.cables.contains_key(name));
         add_remotes(&mut set, &self.remotes);
         dataplane.apply(set);
         self.dataplane = Some(dataplane);

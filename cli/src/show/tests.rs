@@ -1,3 +1,5 @@
+//! Snapshots of what a person and a program are shown, from records as gateways write them.
+
 use std::collections::BTreeMap;
 
 use culvert_api::{Connection, ConnectionStatus, EndpointSpec, GatewayStatus, HaStatus, LatencyRtt, labels};

@@ -1,3 +1,5 @@
+//! The rules of the choice, one scene each: a local gateway, remote Endpoints, and what comes of them.
+
 use super::*;
 use crate::nat_discovery::{NatChoice, NatSource};
 use crate::testing::{address, cluster, endpoint, net};

@@ -1,3 +1,5 @@
+//! The election's transitions, and its law: never two active gateways, whatever clocks and store do.
+
 use proptest::prelude::*;
 
 use super::*;

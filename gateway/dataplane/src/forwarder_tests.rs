@@ -1,3 +1,5 @@
+//! Two forwarders that exchange datagrams in memory: sessions, filters, movement, garbage.
+
 use std::time::Duration;
 
 use culvert_model::{CableReport, PublicKey, WireGuardCable};
@@ -301,9 +303,12 @@ fn a_living_peer_that_is_said_to_have_moved_is_sought_without_being_given_up() {
     exchange(&mut east, &mut west, now);
     let elsewhere = SocketAddr::from(([203, 0, 113, 9], 4500));
 
-    east.connect(&west, &[elsewhere], "10.2.0.0/16", "10.1.0.0/16", now);
+    let told = now + Duration::from_millis(1);
+    east.connect(&west, &[elsewhere], "10.2.0.0/16", "10.1.0.0/16", told);
     assert_eq!(east.forwarder.living_remotes(), BTreeSet::from([west.address]));
     east.forwarder.tick(now, &mut east.outbox);
+    assert!(east.take_sent().is_empty(), "a tick of before knows nothing of it, and loses nothing");
+    east.forwarder.tick(told, &mut east.outbox);
     assert!(east.take_sent().iter().any(|(to, datagram)| *to == elsewhere && datagram[0] == INITIATION));
 
     let packet = build::udp(EAST_POD, WEST_POD, b"still there");

@@ -1,3 +1,5 @@
+//! Joining held against cutting: whatever is joined, the kernel cuts into the packets that came.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -257,8 +257,8 @@ impl Peer {
             let (kind, length) = (datagram[0], datagram.len());
             self.dispatch(kind, length, outbox);
         }
-        let is_said_to_have_moved = std::mem::take(&mut self.is_said_to_have_moved);
-        if (self.has_to_seek(now) || is_said_to_have_moved) && now >= self.next_attempt {
+        if (self.has_to_seek(now) || self.is_said_to_have_moved) && now >= self.next_attempt {
+            self.is_said_to_have_moved = false;
             self.next_attempt = now + pause_after(self.attempts);
             self.attempts = self.attempts.saturating_add(1);
             if let TunnResult::WriteToNetwork(datagram) = self.tunnel.format_handshake_initiation(outbox.slot(), true) {

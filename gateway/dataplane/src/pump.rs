@@ -134,8 +134,8 @@ impl Pump {
                         if self.take_commands() {
                             return Ok(());
                         }
-                        // New cables are looked for now, not at the next tick.
-                        self.tick(now);
+                        // New cables are looked for at once. The time is taken anew: they are younger than the event.
+                        self.tick(Instant::now());
                     }
                     TICK => {
                         self.ticker.wait().ok();

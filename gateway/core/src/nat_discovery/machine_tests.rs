@@ -1,3 +1,5 @@
+//! The table of NAT discovery's cases (Submariner chapter 4.4), requester's side.
+
 use proptest::prelude::*;
 
 use super::super::{NatSource, respond};

@@ -1,3 +1,5 @@
+//! Endpoints as real Submariner releases write them, in both generations, and what is wrong with others.
+
 use culvert_model::{Backend, CableKind};
 
 use super::*;

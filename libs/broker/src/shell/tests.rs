@@ -1,3 +1,5 @@
+//! Passes over real directories: what is written, what is left, and what a store that is away changes.
+
 use std::time::Duration;
 
 use culvert_api::{Cluster, ClusterSpec, Endpoint, EndpointSpec, labels};
