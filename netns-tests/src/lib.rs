@@ -39,7 +39,7 @@ pub use nat_discovery::{Dialogue, NatDiscovery, Release};
 pub use ping::{Pinger, Pings, ping};
 pub use records::{delete_record, records, write_record};
 pub use submariner::{Remote, Submariner};
-pub use tcp::{Conversation, Transfer, transfer};
+pub use tcp::{Bulk, Conversation, Transfer, transfer};
 pub use throughput::throughput;
 pub use topology::{ClusterPlan, NodePlan, Topology};
 pub use udp::echo;

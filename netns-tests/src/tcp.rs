@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,10 @@ use crate::namespace::Namespace;
 
 const CONNECT: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(10);
+/// How long a bulk transfer may stand still: an outage, and the sender's pause until it tries again.
+const STALL: Duration = Duration::from_secs(30);
+/// What a bulk transfer repeats, in bytes: a prime, so that what slips by a packet or a page does not look right.
+const PATTERN: usize = 65_537;
 
 /// A transfer that succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,5 +134,85 @@ impl Conversation {
     pub fn close(self) -> Result<()> {
         self.stream.shutdown(Shutdown::Write)?;
         self.server.join().expect("the server does not panic")
+    }
+}
+
+/// One stream as fast as it goes, one way.
+pub struct Bulk {
+    stop: Arc<AtomicBool>,
+    received: Arc<AtomicU64>,
+    client: JoinHandle<Result<u64>>,
+    server: JoinHandle<Result<()>>,
+}
+
+impl Bulk {
+    /// Connects from `from` to a server in `server` and sends until told to finish.
+    ///
+    /// # Errors
+    ///
+    /// No connection.
+    pub fn start(from: &Namespace, server: &Namespace, to: SocketAddrV4) -> Result<Self> {
+        let listener = server.enter(|| listen(to.port()))?;
+        let (stop, received) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let counted = received.clone();
+        let server = std::thread::spawn(move || receive(&listener, &counted));
+        let stream = from.enter(|| TcpStream::connect_timeout(&to.into(), CONNECT).context("no connection"))?;
+        let stopped = stop.clone();
+        let client = std::thread::spawn(move || send(stream, &stopped));
+        Ok(Self { stop, received, client, server })
+    }
+
+    /// Returns how many bytes have arrived as they were sent.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Ends the stream in good order and returns how many bytes went over.
+    ///
+    /// # Errors
+    ///
+    /// The connection broke, stood still for half a minute, or did not carry what was sent.
+    pub fn finish(self) -> Result<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        let sent = self.client.join().expect("the client does not panic");
+        let served = self.server.join().expect("the server does not panic");
+        let received = self.received.load(Ordering::Relaxed);
+        served.with_context(|| format!("the server gave up after {received} bytes"))?;
+        let sent = sent.with_context(|| format!("the client gave up when {received} bytes had arrived"))?;
+        ensure!(sent == received, "{sent} bytes were sent, but {received} arrived");
+        Ok(sent)
+    }
+}
+
+fn pattern() -> Vec<u8> {
+    (0..PATTERN).map(|at| u8::try_from(at % 251).expect("251 is below 256")).collect()
+}
+
+fn send(mut stream: TcpStream, stop: &AtomicBool) -> Result<u64> {
+    stream.set_write_timeout(Some(STALL))?;
+    let pattern = pattern();
+    let mut sent = 0;
+    while !stop.load(Ordering::Relaxed) {
+        stream.write_all(&pattern).context("the client could not send")?;
+        sent += pattern.len() as u64;
+    }
+    stream.shutdown(Shutdown::Write)?;
+    Ok(sent)
+}
+
+fn receive(listener: &TcpListener, received: &AtomicU64) -> Result<()> {
+    let (mut stream, _) = listener.accept().context("nobody connected")?;
+    stream.set_read_timeout(Some(STALL))?;
+    let pattern = pattern();
+    let mut buffer = vec![0; PATTERN];
+    let mut at = 0;
+    loop {
+        let length = stream.read(&mut buffer[at..]).context("the server got nothing more")?;
+        if length == 0 {
+            return Ok(());
+        }
+        ensure!(buffer[at..at + length] == pattern[at..at + length], "the data arrived changed");
+        received.fetch_add(length as u64, Ordering::Relaxed);
+        at = (at + length) % PATTERN;
     }
 }

@@ -10,13 +10,17 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use culvert_netns_tests::{
-    CableDriver, Conversation, Deployment, Namespace, NodePlan, Pinger, Pings, Role, Settings, Topology, wait_for,
+    Bulk, CableDriver, Conversation, Deployment, Namespace, NodePlan, Pinger, Pings, Role, Settings, Topology, wait_for,
 };
 use nix::sys::signal::Signal;
 
 const PORT: u16 = 7000;
 const PROBE: Duration = Duration::from_millis(10);
 const READY: Duration = Duration::from_secs(20);
+/// Bytes; more than was on its way before an outage.
+const BULK: u64 = 32 << 20;
+/// Nodes of east: whose gateway ends, and whose takes over. The second time it is one that was active before.
+const HAND_OVERS: [(&str, &str); 2] = [("gw", "standby"), ("standby", "gw")];
 
 fn worker_pods(deployment: &Deployment) -> (Namespace, Namespace, Ipv4Addr) {
     let (east, west) = (deployment.lab.node("east", "worker"), deployment.lab.node("west", "worker"));
@@ -27,6 +31,18 @@ fn restart(deployment: &mut Deployment, cluster: &str, node: &str, role: Role) {
     deployment.kill(cluster, node, role).unwrap();
     deployment.start(cluster, node, role).unwrap();
     deployment.daemon(cluster, node, role).wait_ready(READY).unwrap();
+}
+
+/// Says something and hears the answer.
+fn exchange(conversation: &mut Conversation, words: &str) {
+    conversation.say(words.as_bytes()).unwrap();
+    conversation.hear(words.as_bytes(), READY).unwrap_or_else(|error| panic!("{words}: {error:#}"));
+}
+
+/// Waits until so much has arrived that it was sent after the last outage.
+fn wait_flowing(bulk: &Bulk, when: &str) {
+    let enough = bulk.received() + BULK;
+    wait_for(&format!("the flow {when}"), READY, || Ok((bulk.received() >= enough).then_some(()))).unwrap();
 }
 
 /// Ends the active gateway of east while another stands by; returns what that cost a probe from worker to worker.
@@ -82,37 +98,60 @@ fn a_gateway_killed_under_load_is_back_and_connections_live() {
     for cluster in ["east", "west"] {
         let load = Load::start(&east, &west, SocketAddrV4::new(address, PORT + 1));
         let pinger = Pinger::start(&east, address, PROBE).unwrap();
-        conversation.say(b"before").unwrap();
-        conversation.hear(b"before", READY).unwrap();
+        exchange(&mut conversation, "before");
 
         restart(&mut deployment, cluster, "gw", Role::Gateway);
         deployment.wait_reachable(&east, address).unwrap();
 
-        conversation.say(b"after").unwrap();
-        conversation.hear(b"after", READY).unwrap();
+        exchange(&mut conversation, "after");
         let pings = pinger.finish().unwrap();
         assert!(load.finish() > 0, "{cluster}: no load, {pings:?}");
     }
     conversation.close().unwrap();
 }
 
-/// R2: no probe is lost when the active gateway is told to end while another stands by, and back again.
+/// R1 and R2 beside a stream as fast as it goes: all of it arrives.
+#[test]
+fn a_bulk_transfer_lives_through_kills_and_hand_overs() {
+    let mut topology = Topology::east_west();
+    topology.cluster_mut("east").nodes.push(NodePlan::worker("standby"));
+    let mut deployment = Deployment::connected(&topology, Settings::default()).unwrap();
+    let (east, west, address) = worker_pods(&deployment);
+    let bulk = Bulk::start(&east, &west, SocketAddrV4::new(address, PORT)).unwrap();
+    wait_flowing(&bulk, "at first");
+    for cluster in ["east", "west"] {
+        restart(&mut deployment, cluster, "gw", Role::Gateway);
+        wait_flowing(&bulk, &format!("after a kill in {cluster}"));
+    }
+    for (ending, taking) in HAND_OVERS {
+        replace(&mut deployment, ending, taking);
+        wait_flowing(&bulk, &format!("{ending} to {taking}"));
+    }
+    bulk.finish().unwrap();
+}
+
+/// R2: when the active gateway is told to end while another stands by, no probe is lost and a connection lives, also on
+/// the way back.
 #[test]
 fn a_standby_takes_over_without_loss() {
     let mut topology = Topology::east_west();
     topology.cluster_mut("east").nodes.push(NodePlan::worker("standby"));
     let mut deployment = Deployment::connected(&topology, Settings::default()).unwrap();
-    for (ending, taking) in [("gw", "standby"), ("standby", "gw")] {
+    let (east, west, address) = worker_pods(&deployment);
+    let mut conversation = Conversation::open(&east, &west, SocketAddrV4::new(address, PORT)).unwrap();
+    for (ending, taking) in HAND_OVERS {
         let pings = replace(&mut deployment, ending, taking);
         assert_eq!(pings.lost, 0, "{ending} to {taking}: {pings:?}\n{}", deployment.logs());
+        exchange(&mut conversation, &format!("{ending} to {taking}"));
         // A Submariner peer must find exactly one Endpoint of ours.
         let published = fs::read_dir(deployment.lab.broker().join("endpoints")).unwrap();
         let names = published.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         assert_eq!(names.filter(|name| name.starts_with("east")).count(), 1);
     }
+    conversation.close().unwrap();
 }
 
-/// R1 and R2 over VXLAN; a connection lives through the restart.
+/// R1 and R2 over VXLAN; a connection lives through all of it.
 #[test]
 fn a_vxlan_gateway_is_restarted_and_replaced() {
     let mut topology = Topology::routed();
@@ -123,13 +162,13 @@ fn a_vxlan_gateway_is_restarted_and_replaced() {
     let mut conversation = Conversation::open(&east, &west, SocketAddrV4::new(address, PORT)).unwrap();
     restart(&mut deployment, "east", "gw", Role::Gateway);
     deployment.wait_reachable(&east, address).unwrap();
-    conversation.say(b"restarted").unwrap();
-    conversation.hear(b"restarted", READY).unwrap();
-    conversation.close().unwrap();
-    for (ending, taking) in [("gw", "standby"), ("standby", "gw")] {
+    exchange(&mut conversation, "restarted");
+    for (ending, taking) in HAND_OVERS {
         let pings = replace(&mut deployment, ending, taking);
         assert!(pings.lost < pings.sent, "{ending} to {taking}: {pings:?}\n{}", deployment.logs());
+        exchange(&mut conversation, &format!("{ending} to {taking}"));
     }
+    conversation.close().unwrap();
 }
 
 /// R3 and R4: what the route agent made in the kernel stays while it is away.

@@ -24,6 +24,9 @@ pub(crate) const OVERLAY_PORT: u16 = 4800;
 /// path filter is off altogether, even if it is loose, and `conf/all` may not let us switch it off.
 const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
+/// Lets TCP packets outside of the tracked window pass as valid, for both address families.
+const LIBERAL_WINDOWS: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
+
 /// The nftables table, as `netstate::own` names it.
 const NFT_TABLE: &str = "culvert_route_agent";
 
@@ -164,6 +167,11 @@ fn sysctls(inputs: &Inputs, remote: &Remote, overlay: Option<&Overlay<'_>>) -> B
     if remote.families().any(|family| family == IpFamily::V6) {
         // Linux forwards IPv6 for all links or for none.
         sysctls.insert("net/ipv6/conf/all/forwarding".to_owned(), "1".to_owned());
+    }
+    if matches!(inputs.role(), Role::Gateway(_)) {
+        // A connection that was carried by another gateway meanwhile is out of the window that this node remembers.
+        // Our NAT chain, which is put first, loads connection tracking and with it this sysctl.
+        sysctls.insert(LIBERAL_WINDOWS.to_owned(), "1".to_owned());
     }
     sysctls
 }

@@ -232,6 +232,23 @@ fn sysctls_loosen_the_reverse_path_filter_and_switch_forwarding_on() {
 }
 
 #[test]
+fn only_a_gateway_node_takes_connections_back_whose_window_it_does_not_know() {
+    let mut inputs = inputs();
+    let (worker, _) = desired(&inputs);
+    assert_eq!(worker.sysctls.get(LIBERAL_WINDOWS), None);
+    inputs.endpoints[0] = endpoint("east", "worker", "192.168.1.20", &["10.1.0.0/16"]);
+
+    let (gateway, _) = desired(&inputs);
+
+    assert_eq!(gateway.sysctls[LIBERAL_WINDOWS], "1");
+    let steps = diff(&State::default(), &gateway).steps;
+    let at = |wanted: fn(&Step) -> bool| steps.iter().position(wanted).unwrap();
+    let tracked = at(|step| matches!(step, Step::PutTable { .. }));
+    let set = at(|step| matches!(step, Step::SetSysctl { path, .. } if path == LIBERAL_WINDOWS));
+    assert!(tracked < set, "the sysctl is there only once connections are tracked");
+}
+
+#[test]
 fn the_nft_table_keeps_sources_clamps_and_guards() {
     let (state, _) = desired(&inputs());
 
