@@ -34,6 +34,7 @@ use crate::leadership::{Candidacy, Leadership};
 use crate::metrics::{Metrics, Update};
 use crate::node;
 use crate::paths::{add_remotes, paths};
+use crate::ports::HeldPorts;
 use crate::prober::{Prober, Wanted};
 use crate::public_ip::PublicIp;
 use crate::publish::{Knowledge, differs, gateway_record};
@@ -51,6 +52,7 @@ pub(crate) struct Gateway {
     config: Config,
     identity: Identity,
     preshared_key: [u8; 32],
+    ports: HeldPorts,
     records: Records,
     kernel: Kernel,
     wake: Wake,
@@ -87,11 +89,8 @@ impl Gateway {
         wake: Wake,
     ) -> anyhow::Result<Self> {
         let identity = key::load(&config.key_file)?;
-        // VXLAN must have the configured port; WireGuard's is published and may be any.
-        if let Some(port) = config.ports.vxlan {
-            node::check_vxlan_port(port).await?;
-            config.ports.wireguard = node::free_port(config.ports.wireguard);
-        }
+        let ports = HeldPorts::take(config.ports, node::has_vxlan_device(&node_facts().await?))?;
+        config.ports = ports.ports();
         let preshared_key = key::preshared_key(&config.psk)?;
         let discovery_sockets = config.nat_discovery_port.map(Sockets::open).transpose()?.map(Arc::new);
         let exchange = config.broker.as_ref().map(|broker| {
@@ -105,6 +104,7 @@ impl Gateway {
             config,
             identity,
             preshared_key,
+            ports,
             records,
             kernel,
             wake,
@@ -154,6 +154,7 @@ impl Gateway {
         let foreign = node::foreign_subnets(&self.config, &facts);
         self.choose(&own, &facts, &foreign);
         let mut failed = !complaints.is_empty() && self.known == Known::default();
+        complaints.extend(self.public_ip.complaint());
         match leadership {
             Leadership::Active | Leadership::Deposed => {
                 self.run_cables(&own, &facts)?;
@@ -162,6 +163,7 @@ impl Gateway {
             Leadership::Standby => {
                 self.stop_cables();
                 failed |= self.converge(Role::Standby, &own, &facts, &mut complaints).await;
+                self.ports.retake(node::has_vxlan_device(&facts))?;
             }
         }
         if leadership == Leadership::Active
@@ -354,14 +356,7 @@ impl Gateway {
     fn run_cables(&mut self, own: &Endpoint, facts: &NodeFacts) -> anyhow::Result<()> {
         let dataplane = match self.dataplane.take() {
             Some(dataplane) => dataplane,
-            None => Dataplane::start(culvert_dataplane::Config {
-                link: WIREGUARD_LINK.to_owned(),
-                mtu: cable_mtu(CableKind::WireGuard, node::link_mtu(facts, own.private), IpFamily::V4),
-                private_key: self.identity.private_key,
-                preshared_key: self.preshared_key,
-                port: self.config.ports.wireguard,
-                mark: OUTER_MARK,
-            })?,
+            None => self.start_dataplane(own, facts)?,
         };
         let reports = dataplane.report().cables;
         let mut set = self.succession.cable_set(&self.choices, &reports, Instant::now());
@@ -375,6 +370,19 @@ impl Gateway {
             prober.want(Wanted::through(&self.choices, own.health_check));
         }
         Ok(())
+    }
+
+    fn start_dataplane(&mut self, own: &Endpoint, facts: &NodeFacts) -> anyhow::Result<Dataplane> {
+        self.ports.give_up_wireguard();
+        Ok(Dataplane::start(culvert_dataplane::Config {
+            link: WIREGUARD_LINK.to_owned(),
+            mtu: cable_mtu(CableKind::WireGuard, node::link_mtu(facts, own.private), IpFamily::V4),
+            private_key: self.identity.private_key,
+            preshared_key: self.preshared_key,
+            port: self.config.ports.wireguard,
+            mark: OUTER_MARK,
+            queue_seed: node::random_number(),
+        })?)
     }
 
     fn stop_cables(&mut self) {
@@ -392,6 +400,12 @@ impl Gateway {
         let paths = paths(&self.choices, &reports, node::link_mtu(facts, own.private)).await;
         let vxlan =
             self.config.ports.vxlan.map(|port| VxlanSettings { port, link_mtu: node::link_mtu(facts, own.private) });
+        if role == Role::Active
+            && self.choices.vxlan().next().is_some()
+            && let Err(error) = self.ports.give_up_vxlan(node::has_vxlan_device(facts))
+        {
+            complaints.push(error.to_string());
+        }
         let state = desired(&DesiredInputs {
             role,
             choices: &self.choices,

@@ -16,6 +16,7 @@ mod leadership;
 mod metrics;
 mod node;
 mod paths;
+mod ports;
 mod prober;
 mod public_ip;
 mod publish;

@@ -175,6 +175,7 @@ impl Metrics {
             ("unroutable", update.totals.unroutable_packets),
             ("oversized", update.totals.oversized_packets),
             ("failed_write", update.totals.failed_writes),
+            ("queue", update.totals.queue_drops),
         ];
         let kernel = update.kernel_drops.iter().map(|(name, (packets, _))| (name.as_str(), *packets));
         for (reason, count) in drops.into_iter().chain(kernel) {

@@ -1,10 +1,9 @@
 //! What the gateway asks its node: addresses, networks, MTU, and a random number.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use anyhow::bail;
-use culvert_kernel::{NodeFacts, node_facts, route_to};
+use culvert_kernel::{NodeFacts, route_to};
 use culvert_model::{Addresses, ForeignSubnets};
 use culvert_netstate::own::{OUTER_MARK, VXLAN_LINK};
 use ipnet::IpNet;
@@ -63,40 +62,12 @@ pub(crate) fn link_mtu(facts: &NodeFacts, private: Addresses) -> u16 {
     private.iter().find_map(holds).unwrap_or(ETHERNET)
 }
 
-/// Checks that the VXLAN device can have its port, unless it is there already.
-///
-/// # Errors
-///
-/// Names the port and the way out.
-pub(crate) async fn check_vxlan_port(port: u16) -> anyhow::Result<()> {
-    let has_device = node_facts().await?.interfaces.contains_key(VXLAN_LINK);
-    if !has_device && UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_err() {
-        bail!(
-            "UDP port {port} is in use, so VXLAN cables cannot have it: stop what listens there (`ss -ulnp`), or set --natt-port"
-        );
-    }
-    Ok(())
-}
-
-/// Returns the first port from `wanted` on that no socket has, among sixteen; `wanted` if all are taken.
-pub(crate) fn free_port(wanted: u16) -> u16 {
-    let is_free = |port: &u16| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok();
-    (wanted..=wanted.saturating_add(15)).find(is_free).unwrap_or(wanted)
+/// Tells whether the VXLAN device of the cables is there.
+pub(crate) fn has_vxlan_device(facts: &NodeFacts) -> bool {
+    facts.interfaces.contains_key(VXLAN_LINK)
 }
 
 /// Returns a number that nobody can guess, where the standard library's hash seeds come from.
 pub(crate) fn random_number() -> u64 {
     RandomState::new().build_hasher().finish()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_port_that_is_taken_is_passed_over() {
-        let taken = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-        let port = taken.local_addr().unwrap().port();
-        assert_ne!(free_port(port), port);
-    }
 }

@@ -1,6 +1,6 @@
 //! Finds the public address by the resolvers that the configuration names, and looks again every minute.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -19,23 +19,46 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Of an HTTP answer, more is not read.
 const MAX_BODY: u64 = 4096;
 
+/// Why a resolver gives no address.
+#[derive(Debug, thiserror::Error)]
+enum LookUpError {
+    #[error("public IP resolver {resolver} does not answer")]
+    Unanswered { resolver: Resolver, source: io::Error },
+    #[error("public IP resolver {resolver} answers without an address")]
+    NoAddress { resolver: Resolver },
+}
+
+/// What the look-ups have come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Outcome {
+    /// What was found last; kept while nothing better is known.
+    found: Addresses,
+    /// Why nothing was found when it was last looked for.
+    complaint: Option<String>,
+}
+
 /// The running look-ups; they end with it.
 pub(crate) struct PublicIp {
-    found: watch::Receiver<Addresses>,
+    outcome: watch::Receiver<Outcome>,
     task: Option<Task>,
 }
 
 impl PublicIp {
-    /// Looks for the address now, and then every minute; `wake` rings whenever it changes.
+    /// Looks for the address now, and then every minute; `wake` rings whenever the outcome changes.
     pub(crate) fn start(resolvers: Vec<Resolver>, wake: Wake) -> Self {
-        let (sender, found) = watch::channel(literal(&resolvers));
+        let (sender, outcome) = watch::channel(Outcome { found: literal(&resolvers), complaint: None });
         let task = (!resolvers.is_empty())
             .then(|| Task::spawn("the public-IP look-up", wake.clone(), run(resolvers, sender, wake)));
-        Self { found, task }
+        Self { outcome, task }
     }
 
     pub(crate) fn found(&self) -> Addresses {
-        *self.found.borrow()
+        self.outcome.borrow().found
+    }
+
+    /// Returns why no resolver gives an address, if none does.
+    pub(crate) fn complaint(&self) -> Option<String> {
+        self.outcome.borrow().complaint.clone()
     }
 
     /// Makes sure that it still runs.
@@ -52,20 +75,21 @@ fn literal(resolvers: &[Resolver]) -> Addresses {
     }
 }
 
-async fn run(resolvers: Vec<Resolver>, found: watch::Sender<Addresses>, wake: Wake) {
-    let mut failing = false;
+async fn run(resolvers: Vec<Resolver>, outcome: watch::Sender<Outcome>, wake: Wake) {
     loop {
-        let addresses = resolve(&resolvers).await;
-        match (&addresses, failing) {
-            (None, false) => tracing::warn!(?resolvers, "No resolver gives a public address"),
-            (Some(addresses), true) => tracing::info!(?addresses, "Public address is found again"),
-            (None, true) | (Some(_), false) => {}
-        }
-        failing = addresses.is_none();
-        // An address that was found once is kept while nothing better is known.
-        if let Some(addresses) = addresses
-            && found.send_if_modified(|current| std::mem::replace(current, addresses) != addresses)
-        {
+        let next = match resolve(&resolvers).await {
+            Ok(found) => Outcome { found, complaint: None },
+            Err(errors) => {
+                let errors: Vec<String> =
+                    errors.into_iter().map(|error| format!("{:#}", anyhow::Error::from(error))).collect();
+                Outcome {
+                    found: outcome.borrow().found,
+                    complaint: Some(format!("{}: check --public-ip", errors.join("; "))),
+                }
+            }
+        };
+        let failing = next.complaint.is_some();
+        if outcome.send_if_modified(|current| std::mem::replace(current, next.clone()) != next) {
             wake.wake();
         }
         tokio::time::sleep(if failing { RETRY } else { INTERVAL }).await;
@@ -73,69 +97,132 @@ async fn run(resolvers: Vec<Resolver>, found: watch::Sender<Addresses>, wake: Wa
 }
 
 /// Returns what the first resolver that works gives.
-async fn resolve(resolvers: &[Resolver]) -> Option<Addresses> {
+///
+/// # Errors
+///
+/// No resolver works: what each has to say.
+async fn resolve(resolvers: &[Resolver]) -> Result<Addresses, Vec<LookUpError>> {
+    let mut errors = Vec::new();
     for resolver in resolvers {
         let found = match resolver {
-            Resolver::Literal(address) => Some(Addresses::from(IpAddr::V4(*address))),
-            Resolver::Dns(name) => match tokio::net::lookup_host((name.as_str(), 0)).await {
-                Ok(answer) => Some(lowest(answer.map(|address| address.ip()))),
-                Err(error) => {
-                    tracing::debug!(name, %error, "Public address look-up failed");
-                    None
-                }
-            },
-            Resolver::Api(url) => ask(url.clone()).await,
+            Resolver::Literal(address) => Ok(Addresses::from(IpAddr::V4(*address))),
+            Resolver::Dns(name) => look_up(name).await,
+            Resolver::Api(url) => ask(format!("https://{url}"), TIMEOUT).await,
         };
-        if let Some(addresses) = found.filter(|addresses| *addresses != Addresses::default()) {
-            return Some(addresses);
+        let resolver = resolver.clone();
+        match found {
+            Ok(addresses) if addresses != Addresses::default() => return Ok(addresses),
+            Ok(_) => errors.push(LookUpError::NoAddress { resolver }),
+            Err(source) => errors.push(LookUpError::Unanswered { resolver, source }),
         }
     }
-    None
+    Err(errors)
+}
+
+async fn look_up(name: &str) -> io::Result<Addresses> {
+    let answer = tokio::net::lookup_host((name, 0)).await?;
+    Ok(lowest(answer.map(|address| address.ip())))
 }
 
 /// Asks a service that answers with the address it is asked from.
-async fn ask(url: String) -> Option<Addresses> {
+async fn ask(url: String, timeout: Duration) -> io::Result<Addresses> {
     let asked = tokio::task::spawn_blocking(move || {
-        let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).build().into();
-        let answer = agent.get(format!("https://{url}")).call();
-        let body = answer.map_err(std::io::Error::other).and_then(|answer| {
-            let mut body = String::new();
-            answer.into_body().into_reader().take(MAX_BODY).read_to_string(&mut body)?;
-            Ok(body)
-        });
-        match body {
-            Ok(body) => first_ipv4(&body),
-            Err(error) => {
-                tracing::debug!(url, %error, "Public address look-up failed");
-                None
-            }
-        }
+        let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(timeout)).build().into();
+        let answer = agent.get(url).call().map_err(io::Error::other)?;
+        let mut body = Vec::new();
+        answer.into_body().into_reader().take(MAX_BODY).read_to_end(&mut body)?;
+        Ok(first_ipv4(&String::from_utf8_lossy(&body)).map(IpAddr::V4).into_iter().collect())
     });
-    asked.await.ok().flatten().map(|address| Addresses::from(IpAddr::V4(address)))
+    asked.await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::io::Write;
+    use std::net::{Ipv4Addr, TcpListener};
 
     use super::*;
+
+    const LITERAL: Resolver = Resolver::Literal(Ipv4Addr::new(198, 51, 100, 7));
+    /// For one request; nothing on loopback takes that long unless it never ends.
+    const PATIENCE: Duration = Duration::from_millis(500);
+
+    /// Serves one request with these bytes and returns the URL; `None` never answers.
+    fn server(answer: Option<&'static [u8]>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 1024];
+            assert_ne!(stream.read(&mut request).unwrap(), 0);
+            match answer {
+                Some(answer) => stream.write_all(answer).unwrap(),
+                // Until the client has had enough.
+                None => assert_eq!(stream.read(&mut request).unwrap(), 0),
+            }
+        });
+        format!("http://{address}/ip")
+    }
 
     #[tokio::test]
     async fn the_first_resolver_that_works_counts() {
         let nobody = Resolver::Dns("no-such-host.invalid".to_owned());
         let local = Resolver::Dns("127.0.0.1".to_owned());
-        let literal = Resolver::Literal(Ipv4Addr::new(198, 51, 100, 7));
-        assert_eq!(resolve(&[]).await, None);
-        assert_eq!(resolve(std::slice::from_ref(&nobody)).await, None);
-        let found = resolve(&[nobody, local, literal]).await.expect("an address");
+        assert!(resolve(&[]).await.unwrap_err().is_empty());
+        let found = resolve(&[nobody, local, LITERAL]).await.expect("an address");
         assert_eq!(found.v4, Some(Ipv4Addr::LOCALHOST));
     }
 
     #[tokio::test]
     async fn a_service_that_does_not_answer_is_passed_over() {
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let api = Resolver::Api(format!("{closed}/ip"));
-        let literal = Resolver::Literal(Ipv4Addr::new(198, 51, 100, 7));
-        assert_eq!(resolve(&[api, literal]).await.expect("an address").v4, Some(Ipv4Addr::new(198, 51, 100, 7)));
+        assert_eq!(resolve(&[api, LITERAL]).await.expect("an address").v4, Some(Ipv4Addr::new(198, 51, 100, 7)));
+    }
+
+    #[tokio::test]
+    async fn every_resolver_is_named_when_none_works() {
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let resolvers = [Resolver::Dns("no-such-host.invalid".to_owned()), Resolver::Api(format!("{closed}/ip"))];
+        let errors = resolve(&resolvers).await.unwrap_err();
+        for (error, resolver) in errors.iter().zip(&resolvers) {
+            assert!(error.to_string().contains(&resolver.to_string()), "{error}");
+        }
+        assert_eq!(errors.len(), resolvers.len());
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_complained_about_until_it_ends() {
+        let public = PublicIp::start(vec![Resolver::Dns("no-such-host.invalid".to_owned())], Wake::default());
+        let mut outcome = public.outcome.clone();
+        outcome.wait_for(|outcome| outcome.complaint.is_some()).await.unwrap();
+        let complaint = public.complaint().expect("a complaint");
+        assert!(complaint.contains("dns:no-such-host.invalid") && complaint.contains("--public-ip"), "{complaint}");
+        assert_eq!(PublicIp::start(vec![LITERAL], Wake::default()).complaint(), None);
+    }
+
+    #[tokio::test]
+    async fn a_service_is_believed_whatever_stands_around_the_address() {
+        let plain = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n203.0.113.9".as_slice();
+        let binary = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n\xff\xfe{\"ip\": \"203.0.113.9\"}\n";
+        for answer in [plain, binary] {
+            let found = ask(server(Some(answer)), PATIENCE).await.expect("an answer");
+            assert_eq!(found, Addresses::from(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9))));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_service_that_says_nothing_of_use_gives_nothing() {
+        let garbage = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello".as_slice();
+        assert_eq!(ask(server(Some(garbage)), PATIENCE).await.expect("an answer"), Addresses::default());
+        for (answer, said) in [
+            (Some(b"HTTP/1.1 500 Oh no\r\nContent-Length: 11\r\n\r\n203.0.113.9".as_slice()), "500"),
+            (Some(b"203.0.113.9\n"), ""),
+            (Some(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n203.0.113"), ""),
+            (None, "timeout"),
+        ] {
+            let error = ask(server(answer), PATIENCE).await.expect_err("no address").to_string();
+            assert!(error.contains(said), "{said}: {error}");
+        }
     }
 }

@@ -31,6 +31,18 @@ pub fn run_with_input(command: &mut Command, input: &str) -> Result<String> {
     Ok(stdout)
 }
 
+/// Gives a flag of a command that is not started yet another value, or adds it. Variables of the command are lost.
+pub fn set_flag(command: &mut Command, flag: &str, value: &str) {
+    let mut arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    match arguments.iter().position(|argument| argument == flag) {
+        Some(at) => arguments[at + 1] = value.into(),
+        None => arguments.extend([flag.into(), value.into()]),
+    }
+    let mut changed = Command::new(command.get_program());
+    changed.args(arguments);
+    *command = changed;
+}
+
 fn stdout_of(command: &Command, output: Output) -> Result<String> {
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);

@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use culvert_netns_tests::{
-    Deployment, Lab, NodePlan, Pinger, Role, Settings, Topology, metrics, records, wait_for, write_record,
+    Deployment, Lab, NodePlan, Pinger, Role, Settings, Topology, metrics, records, set_flag, wait_for, write_record,
 };
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 const PROBE: Duration = Duration::from_millis(10);
@@ -158,6 +160,58 @@ fn metrics_have_submariners_names_and_none_outlives_its_peer() {
     };
     let found = deployment.explain(wait_for("no metric of west", READY, forgotten)).unwrap();
     assert_eq!(found.keys().filter(|series| series.starts_with("submariner_connection")).count(), 0);
+}
+
+/// Waits until the only connection has this status, and watches meanwhile that it never has two.
+fn wait_single_series(deployment: &Deployment, status: &str) {
+    let namespace = &deployment.lab.node("east", "gw").namespace;
+    let single = || {
+        let found = metrics(namespace, 32780)?;
+        let of = |name: &str| found.iter().filter(|(series, _)| series.starts_with(name)).collect::<Vec<_>>();
+        let (long, short) = (of("submariner_connections{"), of("submariner_connections_short{"));
+        for series in [&long, &short] {
+            assert!(series.len() <= 1 && series.iter().all(|(_, value)| **value == 1.0), "{series:?}");
+        }
+        let word = format!("status=\"{status}\"");
+        let (Some((long, _)), Some((short, _))) = (long.first(), short.first()) else { return Ok(None) };
+        anyhow::ensure!(long.contains(&word) && short.contains(&word), "{long} {short}");
+        let since = of("submariner_connection_established_timestamp{").len();
+        assert_eq!(since, usize::from(status == "connected"), "{found:?}");
+        Ok(Some(()))
+    };
+    let found = wait_for(&format!("one series of {status}"), Duration::from_secs(60), single);
+    deployment.explain(found).unwrap();
+}
+
+#[test]
+fn a_connection_has_one_series_whatever_becomes_of_it() {
+    let mut deployment = Deployment::connected(&Topology::east_west(), Settings::default()).unwrap();
+    wait_single_series(&deployment, "connected");
+    for _ in 0..2 {
+        deployment.daemon("west", "gw", Role::Gateway).signal(Signal::SIGSTOP).unwrap();
+        wait_single_series(&deployment, "error");
+        let error = |connection: &Value| connection["status"] == "error";
+        deployment.wait_connection("east", "west", "the error", error).unwrap();
+        deployment.daemon("west", "gw", Role::Gateway).signal(Signal::SIGCONT).unwrap();
+        wait_single_series(&deployment, "connected");
+    }
+}
+
+#[test]
+fn a_public_address_that_no_resolver_finds_is_complained_about_by_the_resolvers_name() {
+    let mut deployment = Deployment::new(Lab::build(&Topology::east_west()).unwrap(), Settings::default()).unwrap();
+    // Nobody serves anything there.
+    let resolver = "api:127.0.0.1/ip";
+    let asking = |command: &mut Command| set_flag(command, "--public-ip", resolver);
+    deployment.start_with("east", "gw", Role::Gateway, asking).unwrap();
+    let said = || {
+        let gateway = gateway(&deployment, "east-gw");
+        let failure = gateway["status"]["statusFailure"].as_str().unwrap_or_default();
+        anyhow::ensure!(failure.contains(resolver) && failure.contains("--public-ip"), "{gateway}");
+        Ok(Some(()))
+    };
+    deployment.explain(wait_for("the resolver in the status", READY, said)).unwrap();
+    deployment.daemon("east", "gw", Role::Gateway).wait_ready(READY).unwrap();
 }
 
 #[test]

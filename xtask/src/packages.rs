@@ -9,13 +9,14 @@ use anyhow::{Result, bail};
 use crate::succeed;
 
 /// Programs that must be there, any one of those in a row, and the Debian packages that have them.
-const NEEDED: [(&str, &str); 8] = [
+const NEEDED: [(&str, &str); 9] = [
     ("ip", "iproute2"),
     ("ss", "iproute2"),
     ("nft", "nftables"),
     ("ping", "iputils-ping"),
     ("conntrack", "conntrack"),
     ("iperf3", "iperf3"),
+    ("rsync", "rsync"),
     ("wg", "wireguard-tools"),
     // Where there is Go, the tests build it from its module.
     ("wireguard wireguard-go go", "wireguard-go"),

@@ -3,6 +3,7 @@
 //! The resolver list is Submariner's (chapter 4.5): comma-separated `method:value`, tried in order. No third party is
 //! asked unless the list names it.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use culvert_model::Addresses;
@@ -16,6 +17,17 @@ pub enum Resolver {
     Dns(String),
     /// `api:host/path`: get `https://host/path` and take [`first_ipv4`] of the body.
     Api(String),
+}
+
+/// As it is written in a list.
+impl fmt::Display for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Literal(address) => write!(f, "ipv4:{address}"),
+            Self::Dns(name) => write!(f, "dns:{name}"),
+            Self::Api(url) => write!(f, "api:{url}"),
+        }
+    }
 }
 
 /// A resolver list that cannot be used; the whole list is refused, as in Submariner.
@@ -77,14 +89,16 @@ mod tests {
 
     #[test]
     fn a_list_is_read_in_order() {
-        let list = parse_resolvers("ipv4:198.51.100.7, dns:gw.example.org,api:api.ipify.org/raw");
+        let text = "ipv4:198.51.100.7,dns:gw.example.org,api:api.ipify.org/raw";
+        let list = parse_resolvers(&text.replace(',', " ,")).unwrap();
 
         let expected = [
             Resolver::Literal(Ipv4Addr::new(198, 51, 100, 7)),
             Resolver::Dns("gw.example.org".to_owned()),
             Resolver::Api("api.ipify.org/raw".to_owned()),
         ];
-        assert_eq!(list.unwrap(), expected);
+        assert_eq!(list, expected);
+        assert_eq!(list.iter().map(Resolver::to_string).collect::<Vec<_>>().join(","), text);
         assert_eq!(parse_resolvers(""), Ok(Vec::new()));
     }
 

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::packet::build;
-use crate::tun::{HEADER, SegmentKind, Segments};
+use crate::tun::{HEADER, Offloads, SegmentKind, Segments};
 
 const EAST_POD: [u8; 4] = [10, 1, 0, 5];
 const WEST_POD: [u8; 4] = [10, 2, 0, 5];
@@ -28,7 +28,7 @@ impl Gateway {
             forwarder: Forwarder::new([private_key; 32], [9; 32]),
             address: SocketAddr::from((address, 4500)),
             outbox: Outbox::new(),
-            joiner: Joiner::new(1 << 20, true),
+            joiner: Joiner::new(1 << 20, Offloads::TcpAndUdp),
             delivered: Vec::new(),
         }
     }

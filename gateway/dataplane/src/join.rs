@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use crate::checksum;
 use crate::packet::{ACK, PSH, Packet, TCP, TCP_FLAGS, Transport, UDP, set_ip_length};
-use crate::tun::{SegmentKind, Segments, VirtioHeader};
+use crate::tun::{Offloads, SegmentKind, Segments, VirtioHeader};
 
 /// Packets joined at most; the kernel takes 64 KiB in one piece.
 const MAX_JOINED: usize = 64;
@@ -26,7 +26,7 @@ pub(crate) struct Joiner {
     groups: Vec<Group>,
     /// Groups in use; the others are kept for their allocations.
     count: usize,
-    joins_udp: bool,
+    offloads: Offloads,
 }
 
 /// One write to the TUN.
@@ -57,9 +57,9 @@ struct Flow {
 }
 
 impl Joiner {
-    /// Makes a joiner with room for `capacity` bytes; `joins_udp` if the kernel takes UDP super-packets.
-    pub(crate) fn new(capacity: usize, joins_udp: bool) -> Self {
-        Self { bytes: vec![0; capacity], used: 0, groups: Vec::new(), count: 0, joins_udp }
+    /// Makes a joiner with room for `capacity` bytes for a device that takes these super-packets.
+    pub(crate) fn new(capacity: usize, offloads: Offloads) -> Self {
+        Self { bytes: vec![0; capacity], used: 0, groups: Vec::new(), count: 0, offloads }
     }
 
     /// Returns room for at least `length` bytes, or `None` when the joiner has to be emptied first.
@@ -119,11 +119,11 @@ impl Joiner {
         let size = packet.length - transport.payload;
         let segment = &bytes[transport.start..];
         let (next_sequence, closed) = match transport.protocol {
-            TCP if segment[TCP_FLAGS] & !PSH == ACK => {
+            TCP if self.offloads != Offloads::Nothing && segment[TCP_FLAGS] & !PSH == ACK => {
                 let sequence = u32::from_be_bytes([segment[4], segment[5], segment[6], segment[7]]);
                 (sequence.wrapping_add(size as u32), segment[TCP_FLAGS] & PSH != 0)
             }
-            UDP if self.joins_udp => {
+            UDP if self.offloads == Offloads::TcpAndUdp => {
                 let length = usize::from(u16::from_be_bytes([segment[4], segment[5]]));
                 let checked = segment[6..8] != [0, 0] && length == segment.len();
                 checked.then_some((0, false))?

@@ -12,7 +12,7 @@ const SOUTH: [u8; 4] = [10, 3, 0, 1];
 
 /// Returns what is written to the TUN for `packets` opened in one go.
 fn written(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    written_by(Joiner::new(1 << 20, true), packets)
+    written_by(Joiner::new(1 << 20, Offloads::TcpAndUdp), packets)
 }
 
 fn written_by(mut joiner: Joiner, packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
@@ -105,7 +105,17 @@ fn datagrams_of_one_size_are_joined_and_a_shorter_one_ends_them() {
 #[test]
 fn a_kernel_without_udp_segments_gets_single_datagrams() {
     let packets = [build::udp(EAST, WEST, &[1; 400]), with_id(build::udp(EAST, WEST, &[2; 400]), 0x1235)];
-    let writes = written_by(Joiner::new(1 << 20, false), &packets);
+    let writes = written_by(Joiner::new(1 << 20, Offloads::Tcp), &packets);
+    assert_eq!(cut(&writes), packets);
+    assert_eq!(writes.len(), 2);
+    assert_eq!(written(&packets).len(), 1);
+}
+
+#[test]
+fn a_device_without_offloads_gets_single_segments_with_complete_checksums() {
+    let packets = [build::tcp(EAST, WEST, 0, ACK, &[1; 1000]), build::tcp(EAST, WEST, 1000, ACK, &[2; 1000])];
+    let writes = written_by(Joiner::new(1 << 20, Offloads::Nothing), &packets);
+    assert!(writes.iter().all(|write| write[..crate::tun::HEADER] == [0; crate::tun::HEADER]));
     assert_eq!(cut(&writes), packets);
     assert_eq!(writes.len(), 2);
     assert_eq!(written(&packets).len(), 1);

@@ -18,6 +18,7 @@ mod peer;
 mod ports;
 mod prefixes;
 mod pump;
+mod queue;
 mod segment;
 mod socket;
 mod tun;
@@ -46,6 +47,8 @@ pub struct Config {
     pub port: u16,
     /// Firewall mark of outer packets.
     pub mark: u32,
+    /// Any number, secret to strangers: they shall not choose which flows take turns together.
+    pub queue_seed: u64,
 }
 
 /// Why the data plane does not start.
@@ -78,6 +81,8 @@ pub struct Totals {
     pub oversized_packets: u64,
     /// Packets that the kernel refused to take or to send.
     pub failed_writes: u64,
+    /// Packets dropped because their flow's queue at the TUN stood for too long, or was full.
+    pub queue_drops: u64,
 }
 
 /// What the data plane tells.

@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use nix::sys::uio::writev;
 
 use crate::forwarder::Forwarder;
 use crate::join::Joiner;
 use crate::outbox::Outbox;
 use crate::ports::Ports;
+use crate::queue::FairQueue;
 use crate::socket::{MESSAGES, Receiver, Sent, path_mtu};
 use crate::tun::{HEADER, MAX_PACKET, Tun, VirtioHeader};
 use crate::{Command, Config, Shared, StartError};
@@ -31,8 +31,10 @@ const AT_ONCE: Duration = Duration::from_micros(15);
 const TUN: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
 const TICK: u64 = u64::MAX - 2;
-/// Reads from the TUN before the network is looked at again.
-const TUN_READS: usize = 16;
+/// Reads from the TUN before anything is sealed: nothing shall wait there, where it cannot be told apart.
+const TUN_READS: usize = 64;
+/// Bytes from the TUN that are sealed before the network, and the TUN, are looked at again.
+const SEALED: usize = 256 << 10;
 /// Bytes of opened packets that wait for the TUN.
 const JOINER: usize = 2 << 20;
 
@@ -48,7 +50,7 @@ pub(crate) struct Pump {
     outbox: Outbox,
     joiner: Joiner,
     receiver: Receiver,
-    buffer: Vec<u8>,
+    queue: FairQueue,
     messages: Portion,
     tun_reads: Portion,
     ticker: TimerFd,
@@ -97,7 +99,7 @@ impl Pump {
         }
         Ok(Self {
             forwarder: Forwarder::new(config.private_key, config.preshared_key),
-            joiner: Joiner::new(JOINER, tun.has_udp_segments()),
+            joiner: Joiner::new(JOINER, tun.offloads()),
             tun,
             ports,
             mark: config.mark,
@@ -106,7 +108,7 @@ impl Pump {
             shared,
             outbox: Outbox::new(),
             receiver: Receiver::new(),
-            buffer: vec![0; HEADER + MAX_PACKET],
+            queue: FairQueue::new(config.queue_seed),
             messages: Portion::up_to(MESSAGES),
             tun_reads: Portion::up_to(TUN_READS),
             ticker,
@@ -121,7 +123,8 @@ impl Pump {
         let mut events = [EpollEvent::empty(); 4];
         loop {
             let before = Instant::now();
-            let ready = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+            let patience = if self.queue.is_empty() { EpollTimeout::NONE } else { EpollTimeout::ZERO };
+            let ready = match self.epoll.wait(&mut events, patience) {
                 Ok(ready) => ready,
                 Err(nix::Error::EINTR) => 0,
                 Err(errno) => return Err(errno.into()),
@@ -141,10 +144,11 @@ impl Pump {
                         self.ticker.wait().ok();
                         self.tick(now);
                     }
-                    TUN => self.handle_tun(now, had_waited)?,
+                    TUN => self.read_tun(now, had_waited)?,
                     socket => self.handle_socket(socket, now, had_waited),
                 }
             }
+            self.seal(now);
         }
     }
 
@@ -221,26 +225,37 @@ impl Pump {
         self.flush(now);
     }
 
-    /// Seals what waits on the TUN, up to a portion.
-    fn handle_tun(&mut self, now: Instant, had_waited: bool) -> io::Result<()> {
+    /// Takes what waits on the TUN into the queue, up to a portion.
+    fn read_tun(&mut self, now: Instant, had_waited: bool) -> io::Result<()> {
         for _ in 0..self.tun_reads.adapt(had_waited) {
-            let length = match nix::unistd::read(self.tun.fd(), &mut self.buffer) {
-                Ok(length) => length,
+            match self.tun.read(self.queue.room()) {
+                Ok(length) => self.queue.push(length, now),
                 Err(nix::Error::EAGAIN | nix::Error::EINTR) => break,
                 // The device was set down or removed by somebody else.
                 Err(errno) => return Err(errno.into()),
-            };
-            let Some((header, packet)) = self.buffer[..length].split_first_chunk_mut::<HEADER>() else { continue };
-            match VirtioHeader::decode(header) {
-                Some(header) => self.forwarder.handle_tun(&header, packet, now, &mut self.outbox),
+            }
+        }
+        Ok(())
+    }
+
+    /// Seals from the queue, up to a portion.
+    fn seal(&mut self, now: Instant) {
+        let mut sealed = 0;
+        while sealed < SEALED
+            && let Some(bytes) = self.queue.pop(now)
+        {
+            sealed += bytes.len();
+            let whole = bytes.split_first_chunk_mut::<HEADER>();
+            match whole.and_then(|(header, packet)| Some((VirtioHeader::decode(header)?, packet))) {
+                Some((header, packet)) => self.forwarder.handle_tun(&header, packet, now, &mut self.outbox),
                 None => self.forwarder.totals().unroutable_packets += 1,
             }
             if self.outbox.is_full() {
                 self.flush(now);
             }
         }
+        self.forwarder.totals().queue_drops += self.queue.take_dropped();
         self.flush(now);
-        Ok(())
     }
 
     /// Sends the outbox.
@@ -263,10 +278,9 @@ impl Pump {
 
     /// Writes the opened packets to the TUN.
     fn write_tun(&mut self) {
-        let fd = self.tun.fd();
         let mut failed = 0;
         self.joiner.drain(|slices| {
-            if writev(fd, slices).is_err() {
+            if self.tun.write(slices).is_err() {
                 failed += 1;
             }
         });
