@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use crate::checksum;
 use crate::packet::{ACK, PSH, Packet, TCP, TCP_FLAGS, Transport, UDP, set_ip_length};
-use crate::tun::{Offloads, SegmentKind, Segments, VirtioHeader};
+use crate::tun::{HEADER, Offloads, SegmentKind, Segments, VirtioHeader};
 
 /// Packets joined at most; the kernel takes 64 KiB in one piece.
 const MAX_JOINED: usize = 64;
@@ -20,7 +20,7 @@ const MAX_LOOKED_THROUGH: usize = 16;
 
 /// Opened packets in the order in which they shall reach the TUN.
 pub(crate) struct Joiner {
-    /// Bytes of all packets.
+    /// Bytes of all packets, each behind room for a virtio header.
     bytes: Vec<u8>,
     used: usize,
     groups: Vec<Group>,
@@ -64,13 +64,13 @@ impl Joiner {
 
     /// Returns room for at least `length` bytes, or `None` when the joiner has to be emptied first.
     pub(crate) fn slot(&mut self, length: usize) -> Option<&mut [u8]> {
-        self.bytes.get_mut(self.used..).filter(|slot| slot.len() >= length)
+        self.bytes.get_mut(self.used + HEADER..).filter(|slot| slot.len() >= length)
     }
 
     /// Takes the packet at the start of the slot.
     pub(crate) fn push(&mut self, packet: &Packet) {
-        let start = self.used;
-        self.used += packet.length;
+        let start = self.used + HEADER;
+        self.used = start + packet.length;
         let candidate = self.candidate(packet, start);
         if let Some(candidate) = candidate
             && let Some(position) = self.newest_of_flow(&candidate)
@@ -207,7 +207,7 @@ impl Joiner {
         }
     }
 
-    /// Hands each write to `write`, header first, and empties the joiner.
+    /// Hands each write to `write`, the virtio header at the start of the first slice, and empties the joiner.
     pub(crate) fn drain(&mut self, mut write: impl FnMut(&[IoSlice<'_>])) {
         for group in &self.groups[..self.count] {
             let header = match group.flow {
@@ -215,15 +215,19 @@ impl Joiner {
                     finish_headers(&mut self.bytes[group.start..group.start + flow.transport.payload], &flow)
                 }
                 Some(_) | None => VirtioHeader::default(),
+            };
+            self.bytes[group.start - HEADER..group.start].copy_from_slice(&header.encode());
+            let first = IoSlice::new(&self.bytes[group.start - HEADER..group.start + group.length]);
+            if group.more.is_empty() {
+                write(&[first]);
+                continue;
             }
-            .encode();
-            let mut slices = [IoSlice::new(&[]); MAX_JOINED + 1];
-            slices[0] = IoSlice::new(&header);
-            slices[1] = IoSlice::new(&self.bytes[group.start..group.start + group.length]);
-            for (slice, &(start, length)) in slices[2..].iter_mut().zip(&group.more) {
+            let mut slices = [IoSlice::new(&[]); MAX_JOINED];
+            slices[0] = first;
+            for (slice, &(start, length)) in slices[1..].iter_mut().zip(&group.more) {
                 *slice = IoSlice::new(&self.bytes[start..start + length]);
             }
-            write(&slices[..group.more.len() + 2]);
+            write(&slices[..group.more.len() + 1]);
         }
         self.used = 0;
         self.count = 0;

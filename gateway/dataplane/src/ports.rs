@@ -4,7 +4,7 @@
 //! lone packet costs. It is only ever a short cut: what does not match it arrives at the common socket, and a peer that
 //! falls silent or moves loses its socket within a tick, so that route and source address are looked up anew.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 
@@ -15,8 +15,8 @@ use crate::socket::{Sent, UdpSocket};
 
 /// Sockets by the number that their events carry.
 pub(crate) struct Ports {
-    sockets: HashMap<u64, UdpSocket>,
-    connected: HashMap<SocketAddr, u64>,
+    sockets: BTreeMap<u64, UdpSocket>,
+    connected: BTreeMap<SocketAddr, u64>,
     next: u64,
     port: u16,
     mark: u32,
@@ -30,7 +30,7 @@ const FIRST_CONNECTED: u64 = 2;
 impl Ports {
     /// Opens `port` on all local addresses of both families, with `mark` on what is sent.
     pub(crate) fn open(port: u16, mark: u32) -> io::Result<Self> {
-        let mut sockets = HashMap::from([(COMMON_V4, UdpSocket::open(false, port, mark)?)]);
+        let mut sockets = BTreeMap::from([(COMMON_V4, UdpSocket::open(false, port, mark)?)]);
         match UdpSocket::open(true, port, mark) {
             Ok(socket) => {
                 sockets.insert(COMMON_V6, socket);
@@ -39,7 +39,7 @@ impl Ports {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {}
             Err(error) => return Err(error),
         }
-        Ok(Self { sockets, connected: HashMap::new(), next: FIRST_CONNECTED, port, mark })
+        Ok(Self { sockets, connected: BTreeMap::new(), next: FIRST_CONNECTED, port, mark })
     }
 
     /// Lets the common sockets' events be heard.

@@ -148,7 +148,9 @@ impl Pump {
                     socket => self.handle_socket(socket, now, had_waited),
                 }
             }
-            self.seal(now);
+            if !self.queue.is_empty() {
+                self.seal_waiting(now);
+            }
         }
     }
 
@@ -225,10 +227,15 @@ impl Pump {
         self.flush(now);
     }
 
-    /// Takes what waits on the TUN into the queue, up to a portion.
+    /// Takes what waits on the TUN into the queue, up to a portion; a lone packet is sealed at once.
     fn read_tun(&mut self, now: Instant, had_waited: bool) -> io::Result<()> {
-        for _ in 0..self.tun_reads.adapt(had_waited) {
+        let portion = self.tun_reads.adapt(had_waited);
+        for _ in 0..portion {
             match self.tun.read(self.queue.room()) {
+                Ok(length) if portion == 1 && self.queue.is_empty() => {
+                    seal(self.queue.pass(length), &mut self.forwarder, now, &mut self.outbox);
+                    self.flush(now);
+                }
                 Ok(length) => self.queue.push(length, now),
                 Err(nix::Error::EAGAIN | nix::Error::EINTR) => break,
                 // The device was set down or removed by somebody else.
@@ -239,17 +246,13 @@ impl Pump {
     }
 
     /// Seals from the queue, up to a portion.
-    fn seal(&mut self, now: Instant) {
+    fn seal_waiting(&mut self, now: Instant) {
         let mut sealed = 0;
         while sealed < SEALED
             && let Some(bytes) = self.queue.pop(now)
         {
             sealed += bytes.len();
-            let whole = bytes.split_first_chunk_mut::<HEADER>();
-            match whole.and_then(|(header, packet)| Some((VirtioHeader::decode(header)?, packet))) {
-                Some((header, packet)) => self.forwarder.handle_tun(&header, packet, now, &mut self.outbox),
-                None => self.forwarder.totals().unroutable_packets += 1,
-            }
+            seal(bytes, &mut self.forwarder, now, &mut self.outbox);
             if self.outbox.is_full() {
                 self.flush(now);
             }
@@ -285,6 +288,15 @@ impl Pump {
             }
         });
         self.forwarder.totals().failed_writes += failed;
+    }
+}
+
+/// Seals what was read from the TUN, its virtio header first.
+fn seal(bytes: &mut [u8], forwarder: &mut Forwarder, now: Instant, outbox: &mut Outbox) {
+    let whole = bytes.split_first_chunk_mut::<HEADER>();
+    match whole.and_then(|(header, packet)| Some((VirtioHeader::decode(header)?, packet))) {
+        Some((header, packet)) => forwarder.handle_tun(&header, packet, now, outbox),
+        None => forwarder.totals().unroutable_packets += 1,
     }
 }
 

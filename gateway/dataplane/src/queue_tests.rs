@@ -145,3 +145,14 @@ fn codel_stops_as_soon_as_waiting_is_short() {
     assert!(!codel.drops(Duration::from_millis(4), at(272)));
     assert!(!codel.drops(long, at(273)), "the interval begins anew");
 }
+
+#[test]
+fn a_lone_packet_passes_at_once_and_its_buffer_is_used_again() {
+    let (mut queue, now) = (FairQueue::new(7), Instant::now());
+    queue.room()[0] = 9;
+    assert_eq!(queue.pass(3), [9, 0, 0]);
+    assert!(queue.is_empty());
+    put(&mut queue, &bulk(1, 4), now);
+    assert_eq!(drain(&mut queue, now), [(1, 4)]);
+    assert_eq!(queue.slots.len(), 1);
+}

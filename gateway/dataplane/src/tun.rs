@@ -4,8 +4,11 @@
 //! virtio header; [`Tun`] then puts an empty one where its users look for it, and packets pass one by one.
 
 use std::io::{self, IoSlice};
+use std::iter;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use nix::sys::uio::writev;
+use nix::unistd::{read, write};
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
 use crate::StartError;
@@ -139,21 +142,24 @@ impl Tun {
     /// Reads a packet behind its header; returns the length of both, in bytes.
     pub(crate) fn read(&self, buffer: &mut [u8]) -> nix::Result<usize> {
         match self.offloads {
-            Offloads::Tcp | Offloads::TcpAndUdp => nix::unistd::read(self.fd(), buffer),
+            Offloads::Tcp | Offloads::TcpAndUdp => read(self.fd(), buffer),
             Offloads::Nothing => {
                 buffer[..HEADER].fill(0);
-                nix::unistd::read(self.fd(), &mut buffer[HEADER..]).map(|length| HEADER + length)
+                read(self.fd(), &mut buffer[HEADER..]).map(|length| HEADER + length)
             }
         }
     }
 
-    /// Writes a packet, of which the first slice is the header.
+    /// Writes a packet; the header is the beginning of the first slice.
     pub(crate) fn write(&self, slices: &[IoSlice<'_>]) -> nix::Result<usize> {
-        let slices = match self.offloads {
-            Offloads::Tcp | Offloads::TcpAndUdp => slices,
-            Offloads::Nothing => &slices[1..],
-        };
-        nix::sys::uio::writev(self.fd(), slices)
+        match (self.offloads, slices) {
+            (Offloads::Nothing, [first, more @ ..]) => {
+                let packet: Vec<_> = iter::once(IoSlice::new(&first[HEADER..])).chain(more.iter().copied()).collect();
+                writev(self.fd(), &packet)
+            }
+            (_, [whole]) => write(self.fd(), whole),
+            _ => writev(self.fd(), slices),
+        }
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -292,8 +298,8 @@ mod tests {
                 let (low, high) = packet.split_at_mut(there);
                 low[here..here + length].swap_with_slice(&mut high[..length]);
             }
-            let written =
-                tun.write(&[IoSlice::new(header), IoSlice::new(&packet[..600]), IoSlice::new(&packet[600..])]);
+            let (first, rest) = bytes.split_at(HEADER + 600);
+            let written = tun.write(&[IoSlice::new(first), IoSlice::new(rest)]);
             assert_eq!(written, Ok(1028));
             let mut answer = [0; 2000];
             let (length, from) = socket.recv_from(&mut answer).expect("the answer");
