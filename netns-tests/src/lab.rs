@@ -156,20 +156,8 @@ impl Lab {
     fn make_networks(&self) -> Result<()> {
         let names: String = self.namespaces().map(|namespace| format!("netns add {}\n", namespace.name())).collect();
         run_with_input(Command::new("ip").args(["-batch", "-"]), &names)?;
-        self.internet[0].ip(&wiring::core_link(&self.internet[1]))?;
-        for (index, cluster) in self.clusters.iter().enumerate() {
-            cluster.router.sysctl("net/ipv4/ip_forward", "1")?;
-            cluster.router.ip(&wiring::router(index, cluster, &self.internet[wiring::attachment(index)]))?;
-            if cluster.plan.behind_nat {
-                cluster.router.nft(wiring::NAT_ROUTER)?;
-            }
-            cluster.make_nodes()?;
-        }
-        for (number, namespace) in self.internet.iter().enumerate() {
-            namespace.sysctl("net/ipv4/ip_forward", "1")?;
-            namespace.ip(&wiring::internet(number, &self.clusters))?;
-        }
-        Ok(())
+        join_clusters(&self.internet, &self.clusters)?;
+        self.clusters.iter().try_for_each(Cluster::make_nodes)
     }
 
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
@@ -191,7 +179,7 @@ impl Drop for Lab {
 }
 
 impl Cluster {
-    fn planned(prefix: &str, lab: &Path, index: usize, plan: &ClusterPlan) -> Self {
+    pub(crate) fn planned(prefix: &str, lab: &Path, index: usize, plan: &ClusterPlan) -> Self {
         let directory = lab.join(&plan.id);
         let node = |(number, node): (u8, &crate::NodePlan)| {
             let name = format!("{}-{}", plan.id, node.name);
@@ -275,6 +263,23 @@ impl Node {
     }
 }
 
+/// Makes the clusters' routers, the ports for their nodes, and the Internet between them, in namespaces that are there.
+pub(crate) fn join_clusters(internet: &[Namespace; 2], clusters: &[Cluster]) -> Result<()> {
+    internet[0].ip(&wiring::core_link(&internet[1]))?;
+    for (index, cluster) in clusters.iter().enumerate() {
+        cluster.router.sysctl("net/ipv4/ip_forward", "1")?;
+        cluster.router.ip(&wiring::router(index, cluster, &internet[wiring::attachment(index)]))?;
+        if cluster.plan.behind_nat {
+            cluster.router.nft(wiring::NAT_ROUTER)?;
+        }
+    }
+    for (number, namespace) in internet.iter().enumerate() {
+        namespace.sysctl("net/ipv4/ip_forward", "1")?;
+        namespace.ip(&wiring::internet(number, clusters))?;
+    }
+    Ok(())
+}
+
 fn lock() -> Result<Flock<File>> {
     if !geteuid().is_root() {
         bail!("a lab of network namespaces needs root: run the same command as root");
@@ -327,8 +332,8 @@ fn remove(prefix: &str) -> Result<()> {
 }
 
 /// Kills what runs in a namespace and waits until it is gone.
-fn end_processes(namespace: &str) -> Result<()> {
-    wait_for(&format!("the end of the processes in {namespace}"), std::time::Duration::from_secs(5), || {
+pub(crate) fn end_processes(namespace: &str) -> Result<()> {
+    wait_for(&format!("the end of the processes in {namespace}"), std::time::Duration::from_secs(30), || {
         let listing = run(Command::new("ip").args(["netns", "pids", namespace]))?;
         let own = std::process::id();
         let processes: Vec<u32> =
@@ -342,7 +347,7 @@ fn end_processes(namespace: &str) -> Result<()> {
     })
 }
 
-fn names_in(directory: &Path) -> Result<Vec<String>> {
+pub(crate) fn names_in(directory: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -11,6 +11,7 @@ mod command;
 mod daemon;
 mod deployment;
 mod forge;
+pub mod kubernetes;
 mod lab;
 mod leftovers;
 mod metrics;

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
 
 /// All clusters of a lab. Each is attached to one of two Internet routers, in turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,7 +12,7 @@ pub struct Topology {
 }
 
 /// One cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterPlan {
     pub id: String,
     /// Network of the nodes; its first address is the router's.
@@ -27,7 +28,7 @@ pub struct ClusterPlan {
 }
 
 /// One node, with one pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodePlan {
     /// The name within its cluster.
     pub name: String,
@@ -78,7 +79,7 @@ impl ClusterPlan {
         Self::numbered("north", 3, Ipv4Addr::new(192, 0, 2, 0))
     }
 
-    fn numbered(id: &str, number: u8, node_network: Ipv4Addr) -> Self {
+    pub(crate) fn numbered(id: &str, number: u8, node_network: Ipv4Addr) -> Self {
         Self {
             id: id.to_owned(),
             node_network: Ipv4Net::new_assert(node_network, 24),

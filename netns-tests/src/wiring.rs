@@ -13,9 +13,9 @@ use crate::namespace::Namespace;
 use crate::topology::{ClusterPlan, nth_address};
 
 /// Documentation range TEST-NET-3 (RFC 5737): the links of the Internet.
-const INTERNET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(203, 0, 113, 0), 24);
+pub(crate) const INTERNET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(203, 0, 113, 0), 24);
 /// Offset of the link between the two Internet routers.
-const CORE: u32 = 252;
+pub(crate) const CORE: u32 = 252;
 
 /// TCP port of the one service of each cluster, and of the pods behind it.
 pub(crate) const SERVICE_PORT: u16 = 8080;
@@ -70,8 +70,8 @@ pub(crate) fn router(index: usize, cluster: &Cluster, internet: &Namespace) -> S
     );
     for node in &cluster.nodes {
         let (port, namespace) = (&node.short_name, node.namespace.name());
-        let _ = writeln!(lines, "link add {port} type veth peer name eth0 netns {namespace}");
-        let _ = writeln!(lines, "link set {port} master lan up");
+        let _ = writeln!(lines, "link add name {port} type veth peer name eth0 netns {namespace}");
+        let _ = writeln!(lines, "link set dev {port} master lan up");
     }
     lines
 }
@@ -95,7 +95,7 @@ pub(crate) fn internet(number: usize, clusters: &[Cluster]) -> String {
         let via = if here { uplink.router } else { address(1 - number) };
         if here {
             let _ = writeln!(lines, "addr add {}/30 dev {}", uplink.internet, plan.id);
-            let _ = writeln!(lines, "link set {} up", plan.id);
+            let _ = writeln!(lines, "link set dev {} up", plan.id);
         } else {
             let _ = writeln!(lines, "route add {} via {via}", uplink.network);
         }

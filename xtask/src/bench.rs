@@ -10,7 +10,7 @@ use crate::{BINARIES, cargo, need_root, packages, succeed, target_directory};
 /// Runs a bench; `args` are its own: which one, and its flags.
 pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
     need_root("bench")?;
-    packages::install()?;
+    packages::install(packages::Purpose::Namespaces)?;
     let mut build = cargo(["build", "--release", "--bins", "--package", "culvert-bench"]);
     succeed(build.args(BINARIES.iter().flat_map(|name| ["--package", name])))?;
     succeed(Command::new(target_directory()?.join("release/culvert-bench")).args(args))

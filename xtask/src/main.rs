@@ -2,6 +2,7 @@
 
 mod arrows;
 mod bench;
+mod lab;
 mod packages;
 
 use std::env;
@@ -13,6 +14,8 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+
+use crate::packages::Purpose;
 
 /// The packages whose binaries run on nodes.
 const BINARIES: [&str; 3] = ["culvert-gateway", "culvert-route-agent", "culvert"];
@@ -29,6 +32,12 @@ enum Chore {
     /// Measures the packets' way beside what it is compared with; needs root.
     Bench {
         /// Which bench, and what it takes: `path --rounds 3`; `path --help` tells all.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Brings real Kubernetes clusters up on this machine, or takes them down; needs root.
+    Lab {
+        /// What the lab takes: up, down, status, kubeconfig; `up --help` tells all.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
@@ -60,16 +69,17 @@ fn run(chore: Chore) -> Result<()> {
     match chore {
         Chore::Demo { args } => demo(args),
         Chore::Bench { args } => bench::run(args),
+        Chore::Lab { args } => lab::run(args),
         Chore::Test { args } => test(args),
         Chore::Arrows => arrows::check(&root()),
         Chore::Crds => succeed(cargo(["test", "--package", "culvert-api", "crd"]).env("UPDATE_CRDS", "1")),
-        Chore::Packages => packages::install(),
+        Chore::Packages => packages::install(Purpose::Kubernetes),
     }
 }
 
 fn demo(args: Vec<OsString>) -> Result<()> {
     need_root("demo")?;
-    packages::install()?;
+    packages::install(Purpose::Namespaces)?;
     let mut build = cargo(["build", "--release", "--bins", "--package", "culvert-netns-tests"]);
     succeed(build.args(BINARIES.iter().flat_map(|name| ["--package", name])))?;
     succeed(Command::new(target_directory()?.join("release/demo")).args(args))
@@ -77,7 +87,7 @@ fn demo(args: Vec<OsString>) -> Result<()> {
 
 fn test(args: Vec<OsString>) -> Result<()> {
     need_root("test")?;
-    packages::install()?;
+    packages::install(Purpose::Kubernetes)?;
     succeed(cargo(["build", "--bins"]).args(BINARIES.iter().flat_map(|name| ["--package", name])))?;
     let scope = if args.iter().any(|arg| arg == "-p" || arg == "--package") { None } else { Some("--workspace") };
     succeed(cargo(["test"]).args(scope).args(args))

@@ -22,14 +22,40 @@ const NEEDED: [(&str, &str); 9] = [
     ("wireguard wireguard-go go", "wireguard-go"),
 ];
 
+/// What more the lab of Kubernetes clusters runs.
+const KUBERNETES: [(&str, &str); 8] = [
+    ("busybox", "busybox-static"),
+    ("containerd", "containerd"),
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    ("iptables", "iptables"),
+    ("nsenter", "util-linux"),
+    ("openssl", "openssl"),
+    ("runc", "runc"),
+    ("tar", "tar"),
+];
+
+/// What the packages are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The demo and the bench: clusters made of network namespaces.
+    Namespaces,
+    /// Real Kubernetes clusters as well.
+    Kubernetes,
+}
+
 /// Installs what is missing, and says which before.
 ///
 /// # Errors
 ///
 /// Something is missing and this is no Debian, or the installation failed.
-pub(crate) fn install() -> Result<()> {
+pub(crate) fn install(purpose: Purpose) -> Result<()> {
+    let more: &[_] = match purpose {
+        Purpose::Namespaces => &[],
+        Purpose::Kubernetes => &KUBERNETES,
+    };
+    let needed = NEEDED.iter().chain(more);
     let mut missing: Vec<&str> =
-        NEEDED.iter().filter(|(programs, _)| !programs.split(' ').any(installed)).map(|(_, name)| *name).collect();
+        needed.filter(|(programs, _)| !programs.split(' ').any(installed)).map(|(_, name)| *name).collect();
     missing.dedup();
     if missing.is_empty() {
         return Ok(());
