@@ -82,7 +82,8 @@ impl Network {
              link set {HOST_LINK} up\n",
             first.name()
         );
-        lines.extend(self.clusters.iter().map(|cluster| format!("route add {}/32 via {router}\n", cluster.wan_address)));
+        lines
+            .extend(self.clusters.iter().map(|cluster| format!("route add {}/32 via {router}\n", cluster.wan_address)));
         run_with_input(Command::new("ip").args(["-batch", "-"]), &lines)
             .context("the host has no way to the lab: is another lab, or one of its addresses in 203.0.113.0/24, on this machine?")?;
         first.ip(&format!("addr add {router}/30 dev host\nlink set host up\n"))?;
