@@ -161,7 +161,7 @@ fn resident_megabytes(deployment: &mut Deployment) -> usize {
 }
 
 #[test]
-fn floods_of_nonsense_cost_next_to_no_traffic_and_no_memory() {
+fn floods_of_nonsense_cost_no_traffic_and_no_memory() {
     let mut deployment = Deployment::connected(&Topology::east_west(), Settings::default()).unwrap();
     let before = resident_megabytes(&mut deployment);
     let pinger = pinger(&deployment);
@@ -179,7 +179,7 @@ fn floods_of_nonsense_cost_next_to_no_traffic_and_no_memory() {
         Ok((rejected["culvert_gateway_dropped{reason=\"rejected_datagram\"}"] > 10_000.0).then_some(()))
     };
     wait_for("the flood to be counted", READY, seen).unwrap();
-    assert!(pings.lost * 100 <= pings.sent, "{pings:?}\n{}", deployment.logs());
+    assert_eq!(pings.lost, 0, "{pings:?}\n{}", deployment.logs());
     assert!(deployment.daemon("east", "gw", Role::Gateway).is_running().unwrap());
     let after = resident_megabytes(&mut deployment);
     assert!(after <= before + 20, "from {before} to {after} MB");
