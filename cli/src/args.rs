@@ -1,10 +1,13 @@
 //! The command line as it is typed.
 
-use std::path::PathBuf;
-
 use clap::{Parser, Subcommand, ValueEnum};
 
-/// Shows what Culvert is doing in this cluster.
+use crate::broker_args::{DeployBroker, RecoverBrokerInfo};
+use crate::join_args::Join;
+use crate::uninstall::Uninstall;
+use culvert_runtime::flags::RecordsArgs;
+
+/// Joins the networks of clusters, and shows what joins them.
 #[derive(Debug, Parser)]
 #[command(name = "culvert", disable_version_flag = true)]
 pub(crate) struct Args {
@@ -16,6 +19,19 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Shows connections, endpoints or gateways.
     Show(Show),
+    /// Makes the broker of a clusterset, or repairs it, and writes broker-info.subm into this directory.
+    DeployBroker(Box<DeployBroker>),
+    /// Writes the broker-info.subm of a broker that is there.
+    RecoverBrokerInfo(RecoverBrokerInfo),
+    /// Makes this cluster a member of a clusterset, or repairs what an earlier join made.
+    Join(Box<Join>),
+    /// Takes this cluster out of its clusterset, and everything of Culvert off its nodes.
+    Uninstall(Uninstall),
+    /// Waits until it is told to end, in pods that are done.
+    #[command(hide = true)]
+    Pause,
+    /// Prints a script that completes this command's words in a shell.
+    Completion { shell: clap_complete::Shell },
     /// Prints the version.
     Version,
 }
@@ -23,9 +39,8 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Show {
     pub(crate) what: What,
-    /// The cluster's record store: the directory that its daemons are given, not the broker's.
-    #[arg(long, env = "CULVERT_RECORDS", value_name = "DIR")]
-    pub(crate) records: PathBuf,
+    #[command(flatten)]
+    pub(crate) records: RecordsArgs,
     #[arg(long, short, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
@@ -74,7 +89,7 @@ mod tests {
             Args::try_parse_from(["culvert", "show", "connections", "--records", "/r", "--output", "json"]).unwrap();
         let Command::Show(show) = args.command else { panic!("not show: {args:?}") };
         assert_eq!((show.what, show.output), (What::Connections, Output::Json));
-        assert_eq!(show.records, PathBuf::from("/r"));
+        assert_eq!(show.records.records, Some("/r".into()));
     }
 
     #[test]

@@ -1,16 +1,25 @@
-//! `culvert`: shows what the clusters, gateways and connections of a clusterset are doing.
+//! `culvert`: makes brokers, and shows what the clusters, gateways and connections of a clusterset are doing.
 //!
-//! Exit status 0 if what was asked for was shown, 1 on any error (Submariner chapter 10).
+//! Exit status 0 if what was asked for was done, 1 on any error (Submariner chapter 10).
 
+mod access;
 mod args;
+mod broker;
+mod broker_args;
+mod join;
+mod join_args;
+mod progress;
 mod show;
 mod table;
+mod uninstall;
 mod view;
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use culvert_runtime::flags::Surroundings;
+use culvert_runtime::shutdown::Shutdown;
 
 use crate::args::{Args, Command};
 
@@ -35,10 +44,24 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<String> {
     match &args.command {
+        Command::DeployBroker(asked) => runtime()?.block_on(broker::deploy(asked)),
+        Command::RecoverBrokerInfo(asked) => runtime()?.block_on(broker::recover(asked)),
+        Command::Join(asked) => runtime()?.block_on(join::run(asked)),
+        Command::Uninstall(asked) => runtime()?.block_on(uninstall::run(asked)),
+        Command::Pause => runtime()?.block_on(async {
+            Shutdown::install()?.requested().await;
+            Ok(String::new())
+        }),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Args::command(), "culvert", &mut script);
+            Ok(String::from_utf8(script)?)
+        }
         Command::Version => Ok(format!("culvert {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Show(asked) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (snapshot, problems) = runtime.block_on(show::read(&asked.records))?;
+            let location = asked.records.location(Surroundings::of_person())?;
+            let (snapshot, problems) = runtime.block_on(show::read(&location))?;
             for problem in problems {
                 eprintln!("warning: {}", table::printable(&problem));
             }
@@ -46,6 +69,10 @@ fn run(args: &Args) -> anyhow::Result<String> {
             show::render(&view, asked.output, std::io::stdout().is_terminal())
         }
     }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 fn print(text: &str) -> ExitCode {

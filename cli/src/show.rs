@@ -1,20 +1,21 @@
 //! Reads a cluster's records and writes what was asked for as a table, JSON or YAML.
 
-use std::path::Path;
-
 use anyhow::Context;
-use culvert_api::{Endpoint, Gateway};
-use culvert_runtime::{Records, StoreError};
+use culvert_api::{Endpoint, Gateway, Record};
+use culvert_runtime::{Location, Records, StoreError};
 
 use crate::args::Output;
 use crate::table::{self, Cell, Colour};
 use crate::view::{ConnectionRow, EndpointRow, GatewayRow, Place, RowStatus, Snapshot, View};
 
-/// Reads the store at `root`; the second value says, one line each, which records could not be read.
-pub(crate) async fn read(root: &Path) -> anyhow::Result<(Snapshot, Vec<String>)> {
-    let records = Records::open(root);
+/// Reads the store at `location`; the second value says, one line each, which records could not be read.
+pub(crate) async fn read(location: &Location) -> anyhow::Result<(Snapshot, Vec<String>)> {
     // The text of a store's error holds its cause already.
     let told = |error: StoreError| anyhow::Error::msg(error.to_string());
+    // Nothing is applied under this name.
+    let records = Records::at(location, "culvert").await.map_err(told)?;
+    // Both are on their way while one is waited for.
+    let _watch = records.watch(&[Gateway::RESOURCE, Endpoint::RESOURCE]);
     let gateways = records.list::<Gateway>().await.map_err(told)?;
     let endpoints = records.list::<Endpoint>().await.map_err(told)?;
     let problems = gateways.problems.iter().chain(&endpoints.problems).map(ToString::to_string).collect();

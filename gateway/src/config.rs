@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
@@ -15,10 +15,17 @@ use culvert_gateway_core::local_endpoint::{Ports, PortsError};
 use culvert_gateway_core::public_ip::{Resolver, ResolverError, parse_resolvers};
 use culvert_model::{Addresses, CableKind, ClusterId, ClusterIdError};
 use culvert_runtime::flags::{self, FlagError, NodeArgs, NodeIdentity};
+use culvert_runtime::{Access, Location, Server};
 use ipnet::IpNet;
 
 /// The variable with the pre-shared key itself; there is no flag for it, since others can read command lines.
 const PSK_VARIABLE: &str = "CE_IPSEC_PSK";
+/// The variable with the name of a mounted Secret that has the key (chapter 4.1).
+const PSK_SECRET_VARIABLE: &str = "CE_IPSEC_PSKSECRET";
+
+/// Where Submariner's operator mounts Secrets, such as the one that this variable names (chapter 3.3).
+const SECRETS: &str = "/run/secrets/submariner.io";
+const SECRET_VARIABLE: &str = "BROKER_K8S_SECRET";
 
 /// Joins this cluster with the others of its set by encrypted cables.
 #[derive(Debug, Parser)]
@@ -26,9 +33,19 @@ const PSK_VARIABLE: &str = "CE_IPSEC_PSK";
 pub struct Args {
     #[command(flatten)]
     pub node: NodeArgs,
-    /// Directory of the broker's records; without it nothing is exchanged.
-    #[arg(long, env = "CULVERT_BROKER_RECORDS")]
+    /// Directory of the broker's records; without it and --broker-server nothing is exchanged.
+    #[arg(long, env = "CULVERT_BROKER_RECORDS", value_name = "DIR")]
     pub broker_records: Option<PathBuf>,
+    /// Address of the broker's API server, HOST:PORT.
+    #[arg(long, env = "BROKER_K8S_APISERVER", value_name = "ADDRESS")]
+    pub broker_server: Option<String>,
+    /// Directory with `token`, `ca.crt` and `namespace` for the broker's API server, as a Secret is mounted
+    /// [default: /run/secrets/submariner.io/ and the name in BROKER_K8S_SECRET].
+    #[arg(long, env = "CULVERT_BROKER_SECRET", value_name = "DIR")]
+    pub broker_secret: Option<PathBuf>,
+    /// Namespace of the records at the broker [default: that of the Secret, else submariner-k8s-broker].
+    #[arg(long, env = "BROKER_K8S_REMOTENAMESPACE", value_name = "NAME")]
+    pub broker_namespace: Option<String>,
     /// Address of this node in its own network, or one of each family [default: the source of the default route].
     #[arg(long, env = "CULVERT_PRIVATE_IP", value_delimiter = ',')]
     pub private_ip: Vec<String>,
@@ -51,7 +68,8 @@ pub struct Args {
     /// UDP port of NAT discovery; 0 switches it off.
     #[arg(long, env = "CULVERT_NAT_DISCOVERY_PORT", default_value_t = 4490)]
     pub nat_discovery_port: u16,
-    /// File with the pre-shared key of the clusterset, as text [default: the variable CE_IPSEC_PSK].
+    /// File with the pre-shared key of the clusterset, as text [default: the Secret that CE_IPSEC_PSKSECRET names, else the
+    /// text in CE_IPSEC_PSK].
     #[arg(long, env = "CULVERT_PSK_FILE")]
     pub psk_file: Option<PathBuf>,
     /// File of the WireGuard key, made if missing; on a file system in memory, so that it never outlives the node.
@@ -84,8 +102,8 @@ pub struct Config {
     pub cluster: ClusterId,
     pub pods: Vec<IpNet>,
     pub services: Vec<IpNet>,
-    pub records: PathBuf,
-    pub broker: Option<PathBuf>,
+    pub records: Location,
+    pub broker: Option<Location>,
     pub node: String,
     /// `None`: the sources of the default routes.
     pub private: Option<Addresses>,
@@ -107,6 +125,8 @@ pub struct Config {
 #[derive(Clone, PartialEq, Eq)]
 pub enum Psk {
     File(PathBuf),
+    /// The key's bytes, as a Secret is mounted; their base64 is the text.
+    Secret(PathBuf),
     Text(String),
     /// Submariner's text for a set without one (chapter 4.8).
     Default,
@@ -115,7 +135,7 @@ pub enum Psk {
 impl std::fmt::Debug for Psk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::File(path) | Self::Secret(path) => write!(f, "file {}", path.display()),
             Self::Text(_) => f.write_str("from the environment"),
             Self::Default => f.write_str("default"),
         }
@@ -127,6 +147,10 @@ impl std::fmt::Debug for Psk {
 pub enum ConfigError {
     #[error(transparent)]
     Flag(#[from] FlagError),
+    #[error("--broker-records names a directory, --broker-server an API server: give one of them")]
+    TwoBrokers,
+    #[error("--broker-server {server} needs a token: give the directory of its Secret with --broker-secret")]
+    NoBrokerSecret { server: String },
     #[error("--allow-vxlan: {0}")]
     AllowVxlan(#[source] ClusterIdError),
     #[error("--public-ip: {0}")]
@@ -145,7 +169,8 @@ impl TryFrom<Args> for Config {
     type Error = ConfigError;
 
     fn try_from(args: Args) -> Result<Self, Self::Error> {
-        let NodeIdentity { cluster, pods, services, node } = args.node.identity()?;
+        let NodeIdentity { cluster, records, pods, services, node } = args.node.identity()?;
+        let broker = broker(&args, std::env::var_os(SECRET_VARIABLE).map(PathBuf::from))?;
         let allow_vxlan: BTreeSet<ClusterId> = flags::given(&args.allow_vxlan)
             .map(str::parse)
             .collect::<Result<_, _>>()
@@ -174,8 +199,8 @@ impl TryFrom<Args> for Config {
             cluster,
             pods,
             services,
-            records: args.node.records,
-            broker: args.broker_records.filter(|path| !path.as_os_str().is_empty()),
+            records,
+            broker,
             node,
             private: flags::addresses("--private-ip", &args.private_ip)?,
             resolvers: parse_resolvers(&args.public_ip)?,
@@ -184,7 +209,11 @@ impl TryFrom<Args> for Config {
             allow_vxlan,
             ports,
             nat_discovery_port,
-            psk: psk(args.psk_file, std::env::var(PSK_VARIABLE).ok()),
+            psk: psk(
+                args.psk_file,
+                std::env::var_os(PSK_SECRET_VARIABLE).map(PathBuf::from),
+                std::env::var(PSK_VARIABLE).ok(),
+            ),
             key_file: args.key_file,
             election: timing.check()?,
             health: args.node.health_check.then_some(health),
@@ -193,11 +222,32 @@ impl TryFrom<Args> for Config {
     }
 }
 
-fn psk(file: Option<PathBuf>, text: Option<String>) -> Psk {
-    match (file.filter(|path| !path.as_os_str().is_empty()), text.filter(|text| !text.is_empty())) {
-        (Some(path), _) => Psk::File(path),
-        (None, Some(text)) => Psk::Text(text),
-        (None, None) => Psk::Default,
+/// `name` is that of a Secret which is mounted where Submariner's operator mounts it.
+fn broker(args: &Args, name: Option<PathBuf>) -> Result<Option<Location>, ConfigError> {
+    let path = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+    let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    match (path(&args.broker_records), text(&args.broker_server)) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => Err(ConfigError::TwoBrokers),
+        (Some(root), None) => Ok(Some(Location::Directory(root))),
+        (None, Some(address)) => {
+            let mounted = path(&name).map(|name| Path::new(SECRETS).join(name));
+            let Some(directory) = path(&args.broker_secret).or(mounted) else {
+                return Err(ConfigError::NoBrokerSecret { server: address });
+            };
+            let access = Access::Secret { address, directory };
+            Ok(Some(Location::Server(Server { access, namespace: text(&args.broker_namespace) })))
+        }
+    }
+}
+
+fn psk(file: Option<PathBuf>, secret: Option<PathBuf>, text: Option<String>) -> Psk {
+    let path = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
+    match (path(file), path(secret), text.filter(|text| !text.is_empty())) {
+        (Some(path), _, _) => Psk::File(path),
+        (None, Some(name), _) => Psk::Secret(Path::new(SECRETS).join(name).join("psk")),
+        (None, None, Some(text)) => Psk::Text(text),
+        (None, None, None) => Psk::Default,
     }
 }
 
@@ -233,6 +283,35 @@ mod tests {
         assert_eq!(config.allow_vxlan.len(), 2);
     }
 
+    fn broker_of(flags: &[&str], secret: Option<&str>) -> Result<Option<Location>, ConfigError> {
+        let fixed = ["culvert-gateway", "--cluster-id=east", "--records=/r", "--cluster-cidr=10.1.0.0/16"];
+        let args = Args::try_parse_from(fixed.iter().chain(flags)).expect("flags that clap takes");
+        broker(&args, secret.map(PathBuf::from))
+    }
+
+    #[test]
+    fn the_broker_is_a_directory_or_an_api_server() {
+        assert_eq!(broker_of(&[], Some("s")).expect("no broker"), None);
+        let directory = broker_of(&["--broker-records=/b"], None).expect("a broker");
+        assert_eq!(directory, Some(Location::from("/b")));
+        let server = |directory: &str, namespace: Option<&str>| {
+            let access = Access::Secret { address: "api:6443".to_owned(), directory: directory.into() };
+            Some(Location::Server(Server { access, namespace: namespace.map(str::to_owned) }))
+        };
+        let flags = ["--broker-server=api:6443", "--broker-secret=/s", "--broker-namespace=n"];
+        assert_eq!(broker_of(&flags, Some("other")).expect("a broker"), server("/s", Some("n")));
+        let mounted = broker_of(&["--broker-server=api:6443"], Some("s")).expect("a broker");
+        assert_eq!(mounted, server("/run/secrets/submariner.io/s", None));
+    }
+
+    #[test]
+    fn two_brokers_and_a_broker_without_a_secret_are_refused() {
+        let two = broker_of(&["--broker-records=/b", "--broker-server=api"], None);
+        assert!(matches!(two, Err(ConfigError::TwoBrokers)));
+        let none = broker_of(&["--broker-server=api"], None);
+        assert!(matches!(none, Err(ConfigError::NoBrokerSecret { server }) if server == "api"));
+    }
+
     #[test]
     fn bad_flags_are_named_in_the_error() {
         for (flag, named) in [
@@ -257,6 +336,15 @@ mod tests {
             let fixed = ["culvert-gateway", "--cluster-id=east", "--records=/r", "--cluster-cidr=10.1.0.0/16", flag];
             assert!(Args::try_parse_from(fixed).is_err(), "{flag}");
         }
+    }
+
+    #[test]
+    fn a_file_comes_before_a_secret_and_that_before_a_text() {
+        let (file, secret, text) = (Some("/f".into()), Some("s".into()), Some("t".to_owned()));
+        assert_eq!(psk(file, secret.clone(), text.clone()), Psk::File("/f".into()));
+        assert_eq!(psk(None, secret, text.clone()), Psk::Secret("/run/secrets/submariner.io/s/psk".into()));
+        assert_eq!(psk(Some("".into()), Some("".into()), text), Psk::Text("t".to_owned()));
+        assert_eq!(psk(None, None, None), Psk::Default);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use culvert_api::{Cluster, Endpoint, Record};
+use culvert_api::{Cluster, Endpoint, Record, Resource};
 use culvert_broker::{SyncError, Syncer};
 use culvert_model::{ClusterId, ForeignSubnets};
 use culvert_runtime::Records;
@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 /// What goes through the broker.
-const KINDS: &[&str] = &[Cluster::PLURAL, Endpoint::PLURAL];
+const KINDS: &[Resource] = &[Cluster::RESOURCE, Endpoint::RESOURCE];
 
 /// What the last pass says, in words for a status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,7 +70,7 @@ async fn run(
 ) {
     let mut local_changes = local.watch(KINDS);
     let mut broker_changes = broker.watch(KINDS);
-    let mut syncer = Syncer::new(cluster, local, broker);
+    let mut syncer = Syncer::new(cluster, local, broker.clone());
     let mut backoff = Backoff::default();
     loop {
         let foreign = wanted.borrow_and_update().clone();
@@ -81,7 +81,8 @@ async fn run(
                 INTERVAL
             }
             Some(foreign) => {
-                let (complaints, failed) = pass(&mut syncer, &foreign).await;
+                let (mut complaints, failed) = pass(&mut syncer, &foreign).await;
+                complaints.extend(broker.outage().map(|outage| format!("broker: {outage}")));
                 tell(&outcome, complaints, 1, &wake);
                 if failed {
                     backoff.failed()

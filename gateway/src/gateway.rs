@@ -22,10 +22,11 @@ use culvert_kernel::{Kernel, NodeFacts, nft_counters, node_facts};
 use culvert_model::{Addresses, CableKind, CableName, Endpoint, ForeignSubnets, IpFamily, cable_mtu, clipped};
 use culvert_netstate::State;
 use culvert_netstate::own::{OUTER_MARK, WIREGUARD_LINK};
+use culvert_runtime::Records;
 use culvert_runtime::reconcile::{Pass, Wake};
-use culvert_runtime::{Records, StoreError};
 use ipnet::IpNet;
 
+use crate::Stores;
 use crate::config::Config;
 use crate::discovery::{Discovery, Sockets};
 use crate::exchange::Exchange;
@@ -83,7 +84,7 @@ impl Gateway {
     /// Reads the keys, opens the ports, and stands for election.
     pub(crate) async fn start(
         mut config: Config,
-        records: Records,
+        stores: Stores,
         kernel: Kernel,
         metrics: Arc<Metrics>,
         wake: Wake,
@@ -93,9 +94,9 @@ impl Gateway {
         config.ports = ports.ports();
         let preshared_key = key::preshared_key(&config.psk)?;
         let discovery_sockets = config.nat_discovery_port.map(Sockets::open).transpose()?.map(Arc::new);
-        let exchange = config.broker.as_ref().map(|broker| {
-            Exchange::start(config.cluster.clone(), records.clone(), Records::open(broker.clone()), wake.clone())
-        });
+        let Stores { records, broker } = stores;
+        let exchange =
+            broker.map(|broker| Exchange::start(config.cluster.clone(), records.clone(), broker, wake.clone()));
         let remotes = records::previous_remotes(&config, &records).await;
         Ok(Self {
             candidacy: Candidacy::start(&config.node, config.election, records.clone(), wake.clone()).await,
@@ -254,7 +255,8 @@ impl Gateway {
 
     async fn remove_record(&self) {
         match self.records.delete::<GatewayRecord>(&object_name(&self.config.node)).await {
-            Ok(_) | Err(StoreError::Away { .. }) => {}
+            Ok(_) => {}
+            Err(error) if error.is_away() => {}
             Err(error) => tracing::warn!(%error, "Gateway record is left"),
         }
     }

@@ -124,6 +124,13 @@ pub fn preshared_key(psk: &Psk) -> Result<[u8; 32], KeyError> {
             }
             text
         }
+        Psk::Secret(path) => {
+            let bytes = fs::read(path).map_err(|source| KeyError::Psk { path: path.clone(), source })?;
+            if bytes.is_empty() {
+                return Err(KeyError::PskEmpty { path: path.clone() });
+            }
+            STANDARD.encode(bytes)
+        }
     };
     Ok(Sha256::digest(text).into())
 }
@@ -189,6 +196,11 @@ mod tests {
         let from_file = preshared_key(&Psk::File(path)).expect("a key");
         assert_eq!(from_file, preshared_key(&Psk::Text("c2VjcmV0".to_owned())).expect("a key"));
         assert_ne!(from_file, preshared_key(&Psk::Default).expect("a key"));
+
+        // The bytes of a Secret, as they are mounted.
+        let secret = directory.path().join("secret");
+        fs::write(&secret, "secret").expect("a file");
+        assert_eq!(from_file, preshared_key(&Psk::Secret(secret)).expect("a key"));
     }
 
     #[test]

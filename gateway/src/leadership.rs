@@ -14,7 +14,7 @@ use culvert_gateway_core::election::{
 use culvert_runtime::lease::{LeaseLock, LeaseSnapshot, LeaseWritten};
 use culvert_runtime::reconcile::Wake;
 use culvert_runtime::task::{Ended, Task};
-use culvert_runtime::{Records, Watch};
+use culvert_runtime::{Records, StoreError, Watch};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -57,7 +57,7 @@ impl Candidacy {
             seen: None,
             failing: false,
         };
-        let changes = records.watch(&[Lease::PLURAL]);
+        let changes = records.watch(&[Lease::RESOURCE]);
         candidate.look().await;
         tracing::info!(leadership = ?candidate.leadership(Instant::now()), "Gateway stands for election");
         let (sender, leadership) = watch::channel(candidate.leadership(Instant::now()));
@@ -143,16 +143,17 @@ impl Candidate {
         }
     }
 
-    /// Reads the lease and does what follows from it.
+    /// Reads the lease and does what follows from it. While this gateway is active that takes no longer than it may be
+    /// without a renewal: a store that is slow to answer must not keep it from stepping down.
     async fn look(&mut self) {
-        let observed = match self.lock.observe().await {
+        let observed = match self.in_time(self.lock.observe()).await {
             Ok(snapshot) => {
                 self.seen = snapshot;
                 self.note(None);
                 self.seen.as_ref().map_or(Observed::Absent, |seen| Observed::Lease(view(seen)))
             }
             Err(error) => {
-                self.note(Some(&error.to_string()));
+                self.note(Some(&error));
                 Observed::Failed
             }
         };
@@ -171,13 +172,26 @@ impl Candidate {
             }
         };
         let holder = write.holder.as_deref().unwrap_or("");
-        match self.lock.write(expected, holder, write.duration, write.transitions, Timestamp::now()).await {
+        let writing = self.lock.write(expected, holder, write.duration, write.transitions, Timestamp::now());
+        match self.in_time(writing).await {
             Ok(LeaseWritten::Written) => Written::Done,
             Ok(LeaseWritten::Conflict) => Written::Conflict,
             Err(error) => {
-                self.note(Some(&error.to_string()));
+                self.note(Some(&error));
                 Written::Failed
             }
+        }
+    }
+
+    /// Does this until it is done, or until this gateway is active no longer.
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, String> {
+        let now = Instant::now();
+        let Some(end) = self.election.active_until().filter(|&until| until > now) else {
+            return work.await.map_err(|error| error.to_string());
+        };
+        match tokio::time::timeout_at(end.into(), work).await {
+            Ok(done) => done.map_err(|error| error.to_string()),
+            Err(_) => Err("the store has not answered in time".to_owned()),
         }
     }
 

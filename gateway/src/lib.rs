@@ -22,6 +22,7 @@ mod public_ip;
 mod publish;
 mod records;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -42,8 +43,29 @@ use crate::gateway::Gateway;
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// The longest time between two passes.
 const INTERVAL: Duration = Duration::from_secs(30);
+/// Between two attempts to get the port of the metrics.
+const METRICS_RETRY: Duration = Duration::from_secs(1);
 /// After a pass in which something failed.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// The stores that a gateway works with.
+pub(crate) struct Stores {
+    pub(crate) records: Records,
+    pub(crate) broker: Option<Records>,
+}
+
+impl Stores {
+    async fn open(config: &Config) -> anyhow::Result<Self> {
+        // The name under which fields are applied: it lasts over restarts and upgrades, and no two clusters share one.
+        let manager = format!("culvert-gateway-{}", config.cluster);
+        let records = Records::at(&config.records, &manager).await.context("this cluster's records")?;
+        let broker = match &config.broker {
+            Some(broker) => Some(Records::at(broker, &manager).await.context("the broker")?),
+            None => None,
+        };
+        Ok(Self { records, broker })
+    }
+}
 
 /// Runs the gateway in the network namespace of this thread until `shutdown`.
 ///
@@ -54,17 +76,14 @@ const RETRY: Duration = Duration::from_millis(500);
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let kernel = Kernel::open(Owner::gateway()).await?;
     let mut kernel_changes = Changes::open()?;
-    let records = Records::open(config.records.clone());
-    let mut record_changes = records.watch(&[Endpoint::PLURAL]);
+    let stores = Stores::open(&config).await?;
+    let mut record_changes = stores.records.watch(&[Endpoint::RESOURCE]);
     let wake = Wake::default();
     let registry = Arc::new(metrics::Metrics::default());
     if let Some(address) = config.metrics {
-        let listener = tokio::net::TcpListener::bind(address).await.with_context(|| {
-            format!("metrics cannot be served on {address}: choose another --metrics-address, or off")
-        })?;
-        tokio::spawn(culvert_runtime::metrics::serve(listener, registry.registry(), shutdown.clone()));
+        tokio::spawn(serve_metrics(address, registry.clone(), shutdown.clone()));
     }
-    let mut gateway = Gateway::start(config, records, kernel, registry, wake.clone()).await?;
+    let mut gateway = Gateway::start(config, stores, kernel, registry, wake.clone()).await?;
     let ring = async {
         loop {
             tokio::select! {
@@ -88,6 +107,28 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
             Err(error)
         }
     }
+}
+
+/// Serves metrics as soon as the port is free: it is one of those that the kernel gives to any connection that somebody
+/// on the node makes, and no cable may wait for it.
+async fn serve_metrics(address: SocketAddr, metrics: Arc<metrics::Metrics>, shutdown: Shutdown) {
+    let mut is_told = false;
+    let listener = loop {
+        match tokio::net::TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(error) => {
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!(%error, %address,
+                        "Metrics cannot be served until the port is free; choose another --metrics-address, or off");
+                }
+            }
+        }
+        tokio::time::sleep(METRICS_RETRY).await;
+    };
+    if is_told {
+        tracing::info!(%address, "Metrics are served");
+    }
+    culvert_runtime::metrics::serve(listener, metrics.registry(), shutdown).await;
 }
 
 /// Makes passes and heartbeats until `shutdown`.
@@ -138,17 +179,7 @@ pub async fn uninstall(config: &Config) -> anyhow::Result<()> {
         bail!("a gateway still runs here ({WIREGUARD_LINK} is there): stop it, then uninstall");
     }
     let from_kernel = async { Kernel::open(Owner::gateway()).await?.converge(&State::default()).await }.await;
-    let records = Records::open(config.records.clone());
-    let from_records = records::remove_own(config, &records).await;
-    let from_broker = match &config.broker {
-        // What another gateway of the cluster publishes is its own; it takes back our Endpoint at the broker too.
-        Some(_) if matches!(from_records, Ok(records::Left::OtherGateways)) => Ok(()),
-        Some(broker) => {
-            let syncer = Syncer::new(config.cluster.clone(), records, Records::open(broker.clone()));
-            syncer.depart().await.map(|_| ()).context("records are left at the broker")
-        }
-        None => Ok(()),
-    };
+    let from_records = withdraw(config).await;
     if let Err(error) = std::fs::remove_file(&config.key_file)
         && error.kind() != std::io::ErrorKind::NotFound
     {
@@ -162,14 +193,48 @@ pub async fn uninstall(config: &Config) -> anyhow::Result<()> {
         );
     }
     from_records?;
-    from_broker?;
     tracing::info!(removed = report.applied, "Gateway is uninstalled");
     Ok(())
+}
+
+/// Takes this node's records back, and with the last gateway the cluster's, here and at the broker.
+async fn withdraw(config: &Config) -> anyhow::Result<()> {
+    let Stores { records, broker } = Stores::open(config).await?;
+    let left = records::remove_own(config, &records).await;
+    let from_broker = match broker {
+        // What another gateway of the cluster publishes is its own; it takes back our Endpoint at the broker too.
+        Some(_) if matches!(left, Ok(records::Left::OtherGateways)) => Ok(()),
+        Some(broker) => {
+            let syncer = Syncer::new(config.cluster.clone(), records, broker);
+            syncer.depart().await.map(|_| ()).context("records are left at the broker")
+        }
+        None => Ok(()),
+    };
+    left?;
+    from_broker
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_port_of_the_metrics_that_is_taken_is_waited_for() {
+        let holder = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = holder.local_addr().unwrap();
+        let (_trigger, shutdown) = Shutdown::by_hand();
+        let server = tokio::spawn(serve_metrics(address, Arc::default(), shutdown));
+        tokio::time::sleep(METRICS_RETRY / 2).await;
+        assert!(!server.is_finished());
+        drop(holder);
+
+        let connected = async {
+            while tokio::net::TcpStream::connect(address).await.is_err() {
+                tokio::time::sleep(METRICS_RETRY / 10).await;
+            }
+        };
+        tokio::time::timeout(METRICS_RETRY * 60, connected).await.expect("it is served once the port is free");
+    }
 
     #[test]
     fn a_pass_comes_when_something_changes_by_itself_but_a_failing_one_does_not_spin() {

@@ -89,7 +89,7 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts a command as a daemon that appends to `log`.
-    pub(crate) fn start(role: Role, mut command: Command, log: &Path) -> Result<Self> {
+    pub fn start(role: Role, mut command: Command, log: &Path) -> Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(log)?;
         let log_start = file.metadata()?.len();
         let child = command

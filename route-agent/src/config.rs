@@ -2,12 +2,12 @@
 //!
 //! Environment variables are Submariner's (chapter 7) where it has one of that meaning.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
 use culvert_model::{Addresses, ClusterId};
 use culvert_route_agent_core::Pace;
+use culvert_runtime::Location;
 use culvert_runtime::flags::{self, FlagError, NodeArgs, NodeIdentity};
 use ipnet::IpNet;
 
@@ -28,7 +28,7 @@ pub struct Config {
     pub cluster: ClusterId,
     pub pods: Vec<IpNet>,
     pub services: Vec<IpNet>,
-    pub records: PathBuf,
+    pub records: Location,
     pub node: String,
     /// `None`: the sources of the default routes.
     pub address: Option<Addresses>,
@@ -40,14 +40,14 @@ impl TryFrom<Args> for Config {
     type Error = FlagError;
 
     fn try_from(args: Args) -> Result<Self, Self::Error> {
-        let NodeIdentity { cluster, pods, services, node } = args.node.identity()?;
+        let NodeIdentity { cluster, records, pods, services, node } = args.node.identity()?;
         let interval = Duration::from_millis(args.node.health_check_interval_ms);
         let pace = Pace::of_node(interval, args.node.health_check_max_packet_loss);
         Ok(Self {
             cluster,
             pods,
             services,
-            records: args.node.records,
+            records,
             node,
             address: flags::addresses("--node-ip", &args.node_ip)?,
             probe: args.node.health_check.then_some(pace),

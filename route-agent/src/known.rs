@@ -10,7 +10,7 @@ use culvert_api::{Cluster, Endpoint, EndpointSpec, Record, RouteAgent, labels};
 use culvert_kernel::NodeFacts;
 use culvert_model::{Addresses, MAX_SUBNETS};
 use culvert_route_agent_core::{Inputs, Interface, KnownCluster};
-use culvert_runtime::{Listing, Records, StoreError};
+use culvert_runtime::{Listing, Problem, Records, StoreError};
 use ipnet::IpNet;
 
 use crate::config::Config;
@@ -77,7 +77,7 @@ fn merged<R: Record>(
     before: &BTreeMap<String, R>,
     problems: &mut BTreeSet<String>,
 ) -> BTreeMap<String, R> {
-    let unreadable = listing.problems.iter().filter_map(|problem| problem.file.file_stem()?.to_str());
+    let unreadable = listing.problems.iter().filter_map(Problem::name);
     let mut records: BTreeMap<String, R> =
         unreadable.filter_map(|name| Some((name.to_owned(), before.get(name)?.clone()))).collect();
     records.extend(listing.records.into_iter().map(|record| (record.name().to_owned(), record)));

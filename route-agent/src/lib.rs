@@ -33,8 +33,8 @@ use crate::config::Config;
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let kernel = Kernel::open(Owner::route_agent()).await?;
     let mut kernel_changes = Changes::open()?;
-    let records = Records::open(config.records.clone());
-    let mut record_changes = records.watch(&[Cluster::PLURAL, Endpoint::PLURAL, RouteAgent::PLURAL]);
+    let records = open(&config).await?;
+    let mut record_changes = records.watch(&[Cluster::RESOURCE, Endpoint::RESOURCE, RouteAgent::RESOURCE]);
     let wake = Wake::default();
     let mut agent = Agent::new(config, records, kernel, wake.clone());
     let probes_ended = agent.probes_ended();
@@ -55,6 +55,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn open(config: &Config) -> anyhow::Result<Records> {
+    // The name under which fields are applied: it lasts over restarts and upgrades, and no two clusters share one.
+    let manager = format!("culvert-route-agent-{}", config.cluster);
+    Records::at(&config.records, &manager).await.context("this cluster's records")
+}
+
 /// Removes all that is the route agent's from the kernel, and the node's record.
 ///
 /// # Errors
@@ -63,7 +69,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 pub async fn uninstall(config: &Config) -> anyhow::Result<()> {
     let from_kernel = async { Kernel::open(Owner::route_agent()).await?.converge(&State::default()).await }.await;
     let name = status::record_name(config);
-    let deleted = Records::open(config.records.clone()).delete::<RouteAgent>(&name).await;
+    let deleted = async { anyhow::Ok(open(config).await?.delete::<RouteAgent>(&name).await?) }.await;
     let report = from_kernel?;
     if !report.failed.is_empty() {
         bail!(

@@ -2,6 +2,7 @@
 
 mod arrows;
 mod bench;
+mod images;
 mod lab;
 mod packages;
 
@@ -18,7 +19,7 @@ use clap::Parser;
 use crate::packages::Purpose;
 
 /// The packages whose binaries run on nodes.
-const BINARIES: [&str; 3] = ["culvert-gateway", "culvert-route-agent", "culvert"];
+const BINARIES: [&str; 3] = culvert_image::PROGRAMS;
 
 /// Chores of the project.
 #[derive(Parser)]
@@ -41,6 +42,8 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Makes the container image of Culvert, an archive for `docker load` and `ctr images import`.
+    Images(images::Args),
     /// Runs every test there is, those in network namespaces too; needs root.
     Test {
         /// What `cargo test` takes: a part of tests' names, `-p`, `--`.
@@ -70,6 +73,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Demo { args } => demo(args),
         Chore::Bench { args } => bench::run(args),
         Chore::Lab { args } => lab::run(args),
+        Chore::Images(args) => images::run(&args),
         Chore::Test { args } => test(args),
         Chore::Arrows => arrows::check(&root()),
         Chore::Crds => succeed(cargo(["test", "--package", "culvert-api", "crd"]).env("UPDATE_CRDS", "1")),

@@ -34,13 +34,24 @@ const KUBERNETES: [(&str, &str); 8] = [
     ("tar", "tar"),
 ];
 
+/// What the image carries, and what packs it.
+const IMAGES: [(&str, &str); 5] = [
+    ("nft", "nftables"),
+    ("conntrack", "conntrack"),
+    ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
+    ("strip", "binutils"),
+    ("tar", "tar"),
+];
+
 /// What the packages are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// The demo and the bench: clusters made of network namespaces.
     Namespaces,
-    /// Real Kubernetes clusters as well.
+    /// Real Kubernetes clusters as well, and images for them.
     Kubernetes,
+    /// The image alone.
+    Images,
 }
 
 /// Installs what is missing, and says which before.
@@ -49,11 +60,12 @@ pub(crate) enum Purpose {
 ///
 /// Something is missing and this is no Debian, or the installation failed.
 pub(crate) fn install(purpose: Purpose) -> Result<()> {
-    let more: &[_] = match purpose {
-        Purpose::Namespaces => &[],
-        Purpose::Kubernetes => &KUBERNETES,
+    let needed: Vec<&(&str, &str)> = match purpose {
+        Purpose::Namespaces => NEEDED.iter().collect(),
+        Purpose::Kubernetes => NEEDED.iter().chain(&KUBERNETES).chain(&IMAGES).collect(),
+        Purpose::Images => IMAGES.iter().collect(),
     };
-    let needed = NEEDED.iter().chain(more);
+    let needed = needed.into_iter();
     let mut missing: Vec<&str> =
         needed.filter(|(programs, _)| !programs.split(' ').any(installed)).map(|(_, name)| *name).collect();
     missing.dedup();

@@ -251,7 +251,7 @@ async fn a_malformed_record_is_reported_and_hides_no_other() {
     records.create(&clusterset().gateways[0]).await.unwrap();
     std::fs::write(root.path().join("gateways/bad.yaml"), "kind: Gateway\nstatus: {haStatus: [}\n").unwrap();
 
-    let (snapshot, problems) = read(root.path()).await.unwrap();
+    let (snapshot, problems) = read(&Location::from(root.path())).await.unwrap();
 
     assert_eq!(snapshot.gateways.len(), 1);
     assert_eq!(problems.len(), 1);
@@ -260,6 +260,6 @@ async fn a_malformed_record_is_reported_and_hides_no_other() {
 
 #[tokio::test]
 async fn a_store_that_is_not_there_is_an_error_that_names_it() {
-    let error = read(Path::new("/nonexistent/records")).await.unwrap_err();
+    let error = read(&Location::from("/nonexistent/records")).await.unwrap_err();
     assert!(format!("{error:#}").contains("/nonexistent/records"), "{error:#}");
 }

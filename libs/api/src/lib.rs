@@ -19,6 +19,6 @@ pub use endpoint::{EndpointError, endpoint_record};
 pub use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 pub use name::object_name;
-pub use record::{Cluster, Endpoint, Gateway, Record, RouteAgent};
+pub use record::{Cluster, Endpoint, Gateway, Record, Resource, RouteAgent};
 pub use spec::{ClusterSpec, EndpointSpec};
 pub use status::{Connection, ConnectionStatus, GatewayStatus, HaStatus, LatencyRtt, RemoteEndpoint, RouteAgentStatus};

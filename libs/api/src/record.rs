@@ -8,6 +8,17 @@ use serde::{Deserialize, Serialize};
 use crate::lenient::null_as_default;
 use crate::{ClusterSpec, EndpointSpec, GatewayStatus, Lease, ObjectMeta, RouteAgentStatus};
 
+/// What the objects of one kind are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// Group and version, such as `submariner.io/v1`.
+    pub api_version: &'static str,
+    /// The kind, such as `Endpoint`.
+    pub kind: &'static str,
+    /// The kind in the plural and in lower case, such as `endpoints`.
+    pub plural: &'static str,
+}
+
 /// A Kubernetes object that a record store can hold.
 pub trait Record: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Group and version, such as `submariner.io/v1`.
@@ -16,6 +27,8 @@ pub trait Record: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Sen
     const KIND: &'static str;
     /// The kind in the plural and in lower case, such as `endpoints`.
     const PLURAL: &'static str;
+    /// All three.
+    const RESOURCE: Resource = Resource { api_version: Self::API_VERSION, kind: Self::KIND, plural: Self::PLURAL };
 
     /// Returns the group and version that this object names, which may be wrong.
     fn api_version(&self) -> &str;

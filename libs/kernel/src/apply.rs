@@ -3,8 +3,7 @@
 //! Deleting what is not there is a success: the kernel drops what stands on a link that goes.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::{fs, io};
+use std::io;
 
 use culvert_model::MacAddr;
 use culvert_netstate::own::Owner;
@@ -14,7 +13,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 
 use crate::netlink::Netlink;
 use crate::nft::Tables;
-use crate::{KernelError, Report, messages};
+use crate::{KernelError, Report, messages, sysctl};
 
 const MAKE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 const REPLACE: u16 = NLM_F_CREATE | NLM_F_REPLACE;
@@ -82,7 +81,7 @@ impl Hands<'_> {
                 self.netlink.change(RouteNetlinkMessage::SetLink(message), 0).await?;
             }
             Step::DeleteLink { name } => self.delete_link(name).await?,
-            Step::SetSysctl { path, value } => fs::write(Path::new("/proc/sys").join(path), value)?,
+            Step::SetSysctl { path, value } => sysctl::write(path, value)?,
             Step::AddAddress { link, address } => {
                 let message = messages::address(self.index(link).await?, address);
                 self.netlink.change(RouteNetlinkMessage::NewAddress(message), MAKE).await?;

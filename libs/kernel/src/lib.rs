@@ -12,6 +12,7 @@ mod messages;
 mod netlink;
 mod nft;
 mod observe;
+mod sysctl;
 
 use culvert_netstate::own::Owner;
 use culvert_netstate::{Plan, State, diff};

@@ -1,8 +1,6 @@
 //! Reads back what is ours: by link name, by routing protocol number, by table name.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 
 use culvert_model::{IpFamily, MacAddr};
 use culvert_netstate::own::Owner;
@@ -15,10 +13,10 @@ use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol};
 use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::KernelError;
 use crate::messages::{self, FoundLink};
 use crate::netlink::Netlink;
 use crate::nft::Tables;
+use crate::{KernelError, sysctl};
 
 /// Takes the message of one kind out of an answer.
 macro_rules! only {
@@ -55,8 +53,8 @@ pub(crate) async fn observe(
     }
     for path in desired.sysctls.keys() {
         // A sysctl of a link that is away is not there; setting it will say so.
-        if let Ok(value) = fs::read_to_string(Path::new("/proc/sys").join(path)) {
-            state.sysctls.insert(path.clone(), value.trim().to_owned());
+        if let Ok(value) = sysctl::read(path) {
+            state.sysctls.insert(path.clone(), value);
         }
     }
     for name in &owner.nft_tables {

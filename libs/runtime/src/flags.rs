@@ -12,6 +12,7 @@ use culvert_model::{Addresses, ClusterId, ClusterIdError, IpFamily};
 use ipnet::IpNet;
 
 use crate::logging::LogFormat;
+use crate::{Access, Location, Server};
 
 /// The flags that all daemons on nodes have; variables are Submariner's (chapters 4.1 and 7) where it has one.
 #[derive(Debug, clap::Args)]
@@ -25,9 +26,8 @@ pub struct NodeArgs {
     /// Service CIDRs of this cluster, separated by commas.
     #[arg(long, env = "SUBMARINER_SERVICECIDR", value_delimiter = ',')]
     pub service_cidr: Vec<String>,
-    /// Directory of this cluster's records.
-    #[arg(long, env = "CULVERT_RECORDS")]
-    pub records: PathBuf,
+    #[command(flatten)]
+    pub records: RecordsArgs,
     /// Name of this node [default: the host name].
     #[arg(long, env = "NODE_NAME")]
     pub node_name: Option<String>,
@@ -55,17 +55,88 @@ pub struct NodeArgs {
     #[arg(long, env = "SUBMARINER_UNINSTALL", value_parser = FalseyValueParser::new())]
     pub uninstall: bool,
     /// off, error, warn, info, debug, trace, or directives such as info,culvert_kernel=debug.
-    #[arg(long, env = "CULVERT_LOG", default_value = "info,boringtun=off")]
+    #[arg(long, env = "CULVERT_LOG", default_value = "info,boringtun=off,kube_client=off,kube_runtime=off")]
     pub log_level: String,
     /// How log lines look.
     #[arg(long, env = "CULVERT_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
 }
 
+/// The flags that say where a cluster's records are. In a pod none is needed.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct RecordsArgs {
+    /// Directory of this cluster's records, for clusters without an API server.
+    #[arg(long, env = "CULVERT_RECORDS", value_name = "DIR")]
+    pub records: Option<PathBuf>,
+    /// Kubeconfig of the API server that has this cluster's records [default: a pod's own account, else $KUBECONFIG].
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig [default: its current one].
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Namespace of the records at the API server [default: a pod's own, else submariner-operator].
+    #[arg(long, env = "SUBMARINER_NAMESPACE", value_name = "NAME")]
+    pub namespace: Option<String>,
+}
+
+/// Where a process finds an API server when no flag names one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surroundings {
+    Pod,
+    /// `KUBECONFIG` names a file, or a person has `~/.kube/config`.
+    Kubeconfig,
+    Neither,
+}
+
+impl Surroundings {
+    /// Looks at the environment of a command that a person types: as `kubectl` does, it finds `~/.kube/config`.
+    pub fn of_person() -> Self {
+        let has_default = || std::env::home_dir().is_some_and(|home| home.join(".kube/config").exists());
+        match Self::of_daemon() {
+            Self::Neither if has_default() => Self::Kubeconfig,
+            found @ (Self::Pod | Self::Kubeconfig | Self::Neither) => found,
+        }
+    }
+
+    /// Looks at the environment of a daemon, which must not write to whichever cluster somebody looked at last.
+    pub fn of_daemon() -> Self {
+        if Access::in_pod() {
+            Self::Pod
+        } else if std::env::var_os("KUBECONFIG").is_some_and(|files| !files.is_empty()) {
+            Self::Kubeconfig
+        } else {
+            Self::Neither
+        }
+    }
+}
+
+impl RecordsArgs {
+    /// Returns where the records are.
+    ///
+    /// # Errors
+    ///
+    /// [`FlagError`] if two places are given, or none.
+    pub fn location(&self, surroundings: Surroundings) -> Result<Location, FlagError> {
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let file = self.kubeconfig.clone().filter(|file| !file.as_os_str().is_empty());
+        let context = given(&self.context);
+        let records = self.records.clone().filter(|root| !root.as_os_str().is_empty());
+        let access = match (records, file.is_some() || context.is_some(), surroundings) {
+            (Some(_), true, _) => return Err(FlagError::TwoStores),
+            (Some(root), false, _) => return Ok(Location::Directory(root)),
+            (None, true, _) | (None, false, Surroundings::Kubeconfig) => Access::Kubeconfig { file, context },
+            (None, false, Surroundings::Pod) => Access::Pod,
+            (None, false, Surroundings::Neither) => return Err(FlagError::NoStore),
+        };
+        Ok(Location::Server(Server { access, namespace: given(&self.namespace) }))
+    }
+}
+
 /// What [`NodeArgs`] say of the node and its cluster, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeIdentity {
     pub cluster: ClusterId,
+    pub records: Location,
     pub pods: Vec<IpNet>,
     pub services: Vec<IpNet>,
     pub node: String,
@@ -84,6 +155,7 @@ impl NodeArgs {
         }
         Ok(NodeIdentity {
             cluster: self.cluster_id.parse()?,
+            records: self.records.location(Surroundings::of_daemon())?,
             pods,
             services: subnets("--service-cidr", &self.service_cidr)?,
             node: node_name(self.node_name.clone())?,
@@ -108,6 +180,13 @@ pub enum FlagError {
     TwoAddresses { flag: &'static str, family: IpFamily },
     #[error("--node-name: {value:?} is no name for a record: use letters, digits, '-' and '.'")]
     NodeName { value: String },
+    #[error("--records names a directory, --kubeconfig or --context an API server: give one of them")]
+    TwoStores,
+    #[error(
+        "nothing says where this cluster's records are: give --records DIR, or --kubeconfig FILE for those of an API \
+         server (a pod needs neither)"
+    )]
+    NoStore,
     #[error("the host name cannot be read: give this node's name with --node-name")]
     HostName(#[source] std::io::Error),
 }
@@ -196,6 +275,34 @@ mod tests {
             assert!(error.contains("--node-ip") && error.contains(value), "{error}");
         }
         assert!(addresses("--node-ip", &texts(&["10.0.0.1", "10.0.0.2"])).is_err());
+    }
+
+    #[test]
+    fn records_are_in_a_directory_or_at_an_api_server() {
+        let records = RecordsArgs { records: Some("/r".into()), ..RecordsArgs::default() };
+        let kubeconfig = RecordsArgs { kubeconfig: Some("/k".into()), ..RecordsArgs::default() };
+        let context = RecordsArgs { context: Some("east".to_owned()), ..RecordsArgs::default() };
+        let namespace = RecordsArgs { namespace: Some("n".to_owned()), ..RecordsArgs::default() };
+        let server = |file: Option<&str>, context: Option<&str>| {
+            let access = Access::Kubeconfig { file: file.map(PathBuf::from), context: context.map(str::to_owned) };
+            Location::Server(Server { access, namespace: None })
+        };
+        for surroundings in [Surroundings::Pod, Surroundings::Kubeconfig, Surroundings::Neither] {
+            assert_eq!(records.location(surroundings).unwrap(), Location::from("/r"));
+            assert_eq!(kubeconfig.location(surroundings).unwrap(), server(Some("/k"), None));
+            assert_eq!(context.location(surroundings).unwrap(), server(None, Some("east")));
+        }
+        let pod = Location::Server(Server { access: Access::Pod, namespace: Some("n".to_owned()) });
+        assert_eq!(namespace.location(Surroundings::Pod).unwrap(), pod);
+        assert_eq!(RecordsArgs::default().location(Surroundings::Kubeconfig).unwrap(), server(None, None));
+    }
+
+    #[test]
+    fn no_place_and_two_places_are_refused() {
+        let none = RecordsArgs { records: Some(PathBuf::new()), ..RecordsArgs::default() };
+        assert!(none.location(Surroundings::Neither).unwrap_err().to_string().contains("--records DIR"));
+        let two = RecordsArgs { records: Some("/r".into()), kubeconfig: Some("/k".into()), ..RecordsArgs::default() };
+        assert!(matches!(two.location(Surroundings::Pod), Err(FlagError::TwoStores)));
     }
 
     #[test]

@@ -11,5 +11,5 @@ pub mod shutdown;
 pub mod task;
 mod watch;
 
-pub use records::{Applied, Listing, Problem, Records, StoreError};
+pub use records::{Access, Applied, Listing, Location, Place, Problem, Records, Server, StoreError};
 pub use watch::Watch;

@@ -1,66 +1,60 @@
-//! The record store in its embedded form: a directory, `<root>/<plural>/<name>.yaml`, one object a file.
+//! The record store: Kubernetes objects, in a directory or in one namespace of an API server.
 //!
-//! Written is under an exclusive lock on `<root>/.lock`: a temporary dotfile, synced, renamed over the old file. So
-//! readers take no lock, several processes may write, and a crash at any instruction leaves the old object or the new
-//! one. The resource version is a hash of the file's content and stands in no file, so a hand edit counts as a change.
-//! A root that is not there is "away", never "empty", and is never made.
+//! The directory is `<root>/<plural>/<name>.yaml`, one object a file. Written is under an exclusive lock on
+//! `<root>/.lock`: a temporary dotfile, synced, renamed over the old file. So readers take no lock, several processes
+//! may write, and a crash at any instruction leaves the old object or the new one. The resource version is a hash of the
+//! file's content and stands in no file, so a hand edit counts as a change. A root that is not there is "away", never
+//! "empty", and is never made.
+//!
+//! Of an API server each kind that is asked for is listed once and watched from then on. A listing is answered from
+//! what was seen, however long ago if the server is away: [`Records::outage`] tells.
 
-use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::path::PathBuf;
 
-use culvert_api::Record;
-use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use culvert_api::{Record, Resource};
 
-use crate::watch::{self, Watch};
+use crate::watch::Watch;
 
+pub(crate) mod directory;
 mod error;
-mod file;
-mod lock;
+pub(crate) mod kube;
 
-use error::ReadError;
-pub use error::{Problem, StoreError};
-use file::Stamp;
-use lock::Lock;
+use directory::Directory;
+pub use error::{Place, Problem, StoreError};
+use kube::Namespace;
+pub use kube::{Access, Server};
 
-/// A parsed file counts until its stamp differs, unless it was read this soon after its last change: within one tick
-/// of the file system's clock a second change may leave the same stamp.
-const SETTLED: Duration = Duration::from_secs(1);
+/// Where records are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    Directory(PathBuf),
+    Server(Server),
+}
+
+impl<P: Into<PathBuf>> From<P> for Location {
+    fn from(root: P) -> Self {
+        Self::Directory(root.into())
+    }
+}
 
 /// A record store. Clones share what they have read.
 #[derive(Clone, Debug)]
 pub struct Records {
-    inner: Arc<Inner>,
+    form: Form,
 }
 
-#[derive(Debug)]
-struct Inner {
-    root: PathBuf,
-    /// Parsed files, by plural and file name.
-    cache: Mutex<HashMap<&'static str, Cache>>,
+#[derive(Clone, Debug)]
+enum Form {
+    Directory(Directory),
+    Namespace(Namespace),
 }
 
-type Cache = HashMap<String, Cached>;
-
-#[derive(Debug)]
-struct Cached {
-    stamp: Stamp,
-    settled: bool,
-    /// `Result<R, Problem>` of the kind that the cache is for.
-    parsed: Box<dyn Any + Send + Sync>,
-}
-
-/// All objects of a kind, and the files that hold none.
+/// All objects of a kind, and those that cannot be understood.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listing<R> {
     /// Sorted by name.
     pub records: Vec<R>,
-    /// The object of such a file is neither there nor gone: see [`Problem::name`].
+    /// Such an object is neither there nor gone: see [`Problem::name`].
     pub problems: Vec<Problem>,
 }
 
@@ -72,50 +66,55 @@ pub enum Applied {
     Unchanged,
 }
 
-struct Loaded<R> {
-    path: PathBuf,
-    record: R,
-}
-
 impl Records {
     /// Makes a handle on the store in the directory `root`, which may be away now and come back.
     pub fn open(root: impl Into<PathBuf>) -> Self {
-        Self { inner: Arc::new(Inner { root: root.into(), cache: Mutex::default() }) }
+        Self { form: Form::Directory(Directory::open(root)) }
     }
 
-    /// Returns the store's directory.
-    pub fn root(&self) -> &Path {
-        &self.inner.root
+    /// Makes a handle on the store at `location`, which may be away now and come back.
+    ///
+    /// `manager` is the name under which this process applies fields at an API server; see [`Self::apply`].
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Access`] if the files that say how the API server is reached cannot be used. That it is not reached
+    /// is no error.
+    pub async fn at(location: &Location, manager: &str) -> Result<Self, StoreError> {
+        Ok(match location {
+            Location::Directory(root) => Self::open(root),
+            Location::Server(server) => Self { form: Form::Namespace(Namespace::open(server, manager).await?) },
+        })
     }
 
     /// Returns all objects of a kind.
     ///
+    /// The first listing of a kind waits some seconds for an API server.
+    ///
     /// # Errors
     ///
-    /// [`StoreError::Away`] if the root is not there, [`StoreError::Io`] if a directory or file cannot be read. A file
-    /// that holds no such object is a [`Problem`] in the listing instead.
+    /// A directory: [`StoreError::Away`] if the root is not there, [`StoreError::Io`] if a directory or file cannot be
+    /// read. An API server: [`StoreError::Unread`] until it has answered once. An object that cannot be understood is a
+    /// [`Problem`] in the listing instead.
     pub async fn list<R: Record>(&self) -> Result<Listing<R>, StoreError> {
-        let root = self.identity()?;
-        let mut cache = self.caches().remove(R::PLURAL).unwrap_or_default();
-        let listing = self.read_all(&mut cache);
-        self.caches().insert(R::PLURAL, cache);
-        self.ensure_same(root)?;
-        listing
+        match &self.form {
+            Form::Directory(directory) => directory.list().await,
+            Form::Namespace(namespace) => namespace.list().await,
+        }
     }
 
-    /// Returns the object called `name`, or `None` if there is none.
+    /// Returns the object called `name` as it is now, or `None` if there is none. An API server is asked each time.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`], [`StoreError::Name`], [`StoreError::Unreadable`], [`StoreError::Io`].
+    /// [`StoreError::Name`], [`StoreError::Unreadable`]; a directory: [`StoreError::Away`], [`StoreError::Io`]; an API
+    /// server: [`StoreError::Unreachable`], [`StoreError::Forbidden`], [`StoreError::Refused`].
     pub async fn find<R: Record>(&self, name: &str) -> Result<Option<R>, StoreError> {
         check_name::<R>(name)?;
-        let root = self.identity()?;
-        let loaded = self.load::<R>(name)?;
-        if loaded.is_none() {
-            self.ensure_same(root)?;
+        match &self.form {
+            Form::Directory(directory) => directory.find(name).await,
+            Form::Namespace(namespace) => namespace.find(name).await,
         }
-        Ok(loaded.map(|loaded| loaded.record))
     }
 
     /// Creates an object and returns it as it now stands, with uid, creation time and resource version.
@@ -125,11 +124,10 @@ impl Records {
     /// [`StoreError::Exists`], or as [`Self::find`].
     pub async fn create<R: Record>(&self, record: &R) -> Result<R, StoreError> {
         check_name::<R>(record.name())?;
-        let _lock = self.lock().await?;
-        if self.files::<R>(record.name()).iter().any(|path| fs::symlink_metadata(path).is_ok()) {
-            return Err(StoreError::Exists { kind: R::KIND, name: record.name().to_owned() });
+        match &self.form {
+            Form::Directory(directory) => directory.create(record).await,
+            Form::Namespace(namespace) => namespace.create(record).await,
         }
-        self.write_new(record)
     }
 
     /// Replaces an object if it is still of the resource version that `record` names, and returns it as it now stands.
@@ -140,44 +138,27 @@ impl Records {
     ///
     /// [`StoreError::Conflict`], [`StoreError::NotFound`], or as [`Self::find`].
     pub async fn update<R: Record>(&self, record: &R) -> Result<R, StoreError> {
-        let name = check_name::<R>(record.name())?;
-        let _lock = self.lock().await?;
-        let Some(current) = self.load::<R>(name)? else {
-            return Err(StoreError::NotFound { kind: R::KIND, name: name.to_owned() });
-        };
-        let version = &record.metadata().resource_version;
-        if version.is_none() || *version != current.record.metadata().resource_version {
-            return Err(StoreError::Conflict { kind: R::KIND, name: name.to_owned() });
-        }
-        match self.difference(&current, record)? {
-            Some(new) => self.write(&current.path, &new),
-            None => Ok(current.record),
+        check_name::<R>(record.name())?;
+        match &self.form {
+            Form::Directory(directory) => directory.update(record).await,
+            Form::Namespace(namespace) => namespace.update(record).await,
         }
     }
 
-    /// Creates or replaces an object, whatever its resource version; uid and creation time stay.
+    /// Creates an object, or brings it to what `record` says, whatever its resource version; uid and creation time stay.
     ///
-    /// Writes only on difference.
+    /// In a directory this replaces the object. At an API server it is a server-side apply, forced: fields that others
+    /// manage stay as they are, and what this manager applied before and `record` no longer has goes. Writes only on
+    /// difference.
     ///
     /// # Errors
     ///
     /// As [`Self::find`]; a file that cannot be understood is not replaced.
     pub async fn apply<R: Record>(&self, record: &R) -> Result<Applied, StoreError> {
-        let name = check_name::<R>(record.name())?;
-        self.identity()?;
-        if let Some(current) = self.load::<R>(name)?
-            && self.difference(&current, record)?.is_none()
-        {
-            return Ok(Applied::Unchanged);
-        }
-        let _lock = self.lock().await?;
-        let Some(current) = self.load::<R>(name)? else {
-            self.write_new(record)?;
-            return Ok(Applied::Created);
-        };
-        match self.difference(&current, record)? {
-            Some(new) => self.write(&current.path, &new).map(|_| Applied::Updated),
-            None => Ok(Applied::Unchanged),
+        check_name::<R>(record.name())?;
+        match &self.form {
+            Form::Directory(directory) => directory.apply(record).await,
+            Form::Namespace(namespace) => namespace.apply(record).await,
         }
     }
 
@@ -185,170 +166,51 @@ impl Records {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`], [`StoreError::Name`], [`StoreError::Io`].
+    /// As [`Self::find`], but for [`StoreError::Unreadable`].
     pub async fn delete<R: Record>(&self, name: &str) -> Result<bool, StoreError> {
         check_name::<R>(name)?;
-        let _lock = self.lock().await?;
-        let mut deleted = false;
-        for path in self.files::<R>(name) {
-            deleted |= file::remove(&path).map_err(|source| StoreError::Io { file: path, source })?;
+        match &self.form {
+            Form::Directory(directory) => directory.delete::<R>(name).await,
+            Form::Namespace(namespace) => namespace.delete::<R>(name).await,
         }
-        if deleted {
-            let directory = self.directory::<R>();
-            file::sync_directory(&directory).map_err(|source| StoreError::Io { file: directory, source })?;
-        }
-        Ok(deleted)
     }
 
-    /// Watches all objects of `kinds`, named by their plurals. Needs a Tokio runtime.
+    /// Watches all objects of `kinds`. Needs a Tokio runtime.
     ///
     /// To miss nothing, watch first and list then.
-    pub fn watch(&self, kinds: &'static [&'static str]) -> Watch {
-        Watch::new(self.root(), kinds)
-    }
-
-    fn directory<R: Record>(&self) -> PathBuf {
-        self.root().join(R::PLURAL)
-    }
-
-    /// Returns where an object may be; what we make is the first.
-    fn files<R: Record>(&self, name: &str) -> [PathBuf; 2] {
-        file::EXTENSIONS.map(|extension| self.directory::<R>().join(format!("{name}.{extension}")))
-    }
-
-    /// Returns which directory the root is now.
-    fn identity(&self) -> Result<(u64, u64), StoreError> {
-        watch::identity(self.root()).map_err(|source| StoreError::Away { root: self.root().to_owned(), source })
-    }
-
-    /// Makes sure that what was not found is not there: the root may have gone while it was read.
-    fn ensure_same(&self, before: (u64, u64)) -> Result<(), StoreError> {
-        if self.identity()? == before {
-            return Ok(());
+    pub fn watch(&self, kinds: &'static [Resource]) -> Watch {
+        match &self.form {
+            Form::Directory(directory) => Watch::of_directory(directory.watch(kinds)),
+            Form::Namespace(namespace) => Watch::of_namespace(namespace.watch(kinds)),
         }
-        let source = io::Error::other("it was replaced while it was read");
-        Err(StoreError::Away { root: self.root().to_owned(), source })
     }
 
-    async fn lock(&self) -> Result<Lock, StoreError> {
-        self.identity()?;
-        Lock::acquire(self.root()).await
-    }
-
-    fn caches(&self) -> std::sync::MutexGuard<'_, HashMap<&'static str, Cache>> {
-        // What is cached is whole at any instruction.
-        self.inner.cache.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn read_all<R: Record>(&self, cache: &mut Cache) -> Result<Listing<R>, StoreError> {
-        let directory = self.directory::<R>();
-        let mut names: BTreeSet<String> = cache.keys().cloned().collect();
-        // A file that is replaced while the directory is read may be left out (POSIX, readdir). So what was there before
-        // is opened by name, seen or not.
-        file::scan(&directory, &mut names).map_err(|source| StoreError::Io { file: directory.clone(), source })?;
-        let now = SystemTime::now();
-        let mut found = BTreeMap::new();
-        let mut problems = Vec::new();
-        for file_name in names {
-            let path = directory.join(&file_name);
-            match read_cached::<R>(&path, &file_name, cache, now) {
-                Ok(None) => {
-                    cache.remove(&file_name);
-                }
-                Ok(Some(record)) => match found.entry(record.name().to_owned()) {
-                    std::collections::btree_map::Entry::Vacant(entry) => {
-                        entry.insert(record);
-                    }
-                    // `.yaml` sorts before `.yml`.
-                    std::collections::btree_map::Entry::Occupied(_) => {
-                        problems.push(Problem::of(&path, "another file holds this object already: remove one"));
-                    }
-                },
-                Err(ReadError::Problem(problem)) => problems.push(problem),
-                Err(ReadError::Io(source)) => return Err(StoreError::Io { file: path, source }),
-            }
+    /// Tells in words since when listings are not up to date, because the API server does not answer; `None` if they are.
+    ///
+    /// The text stays the same while the outage and its cause do. A directory that is away gives no listing at all.
+    pub fn outage(&self) -> Option<String> {
+        match &self.form {
+            Form::Directory(_) => None,
+            Form::Namespace(namespace) => namespace.outage(),
         }
-        Ok(Listing { records: found.into_values().collect(), problems })
     }
+}
 
-    fn load<R: Record>(&self, name: &str) -> Result<Option<Loaded<R>>, StoreError> {
-        for path in self.files::<R>(name) {
-            let parsed = file::open(&path).and_then(|opened| opened.map(|file| file.parse(&path)).transpose());
-            match parsed {
-                Ok(None) => {}
-                Ok(Some(record)) => return Ok(Some(Loaded { path, record })),
-                Err(ReadError::Problem(problem)) => return Err(StoreError::Unreadable { problem }),
-                Err(ReadError::Io(source)) => return Err(StoreError::Io { file: path, source }),
-            }
-        }
-        Ok(None)
-    }
+/// A file name takes 255 bytes.
+const MAX_NAME: usize = 250;
 
-    /// Returns `record` with the immutable metadata of `current`, or `None` if it is the same then.
-    fn difference<R: Record>(&self, current: &Loaded<R>, record: &R) -> Result<Option<R>, StoreError> {
-        let mut new = record.clone();
-        new.metadata_mut().uid.clone_from(&current.record.metadata().uid);
-        new.metadata_mut().creation_timestamp.clone_from(&current.record.metadata().creation_timestamp);
-        // Texts: a time in memory may be finer than in a file.
-        if file::render(&current.path, &new)? == file::render(&current.path, &current.record)? {
-            return Ok(None);
-        }
-        if new.metadata().uid.is_none() {
-            new.metadata_mut().uid = Some(file::random_uid()?);
-        }
-        Ok(Some(new))
-    }
-
-    fn write_new<R: Record>(&self, record: &R) -> Result<R, StoreError> {
-        let mut new = record.clone();
-        new.metadata_mut().uid = Some(file::random_uid()?);
-        new.metadata_mut().creation_timestamp = Some(Time(Timestamp::now()));
-        let [path, _] = self.files::<R>(record.name());
-        self.write(&path, &new)
-    }
-
-    /// Replaces the file at `path`; the caller holds the lock.
-    fn write<R: Record>(&self, path: &Path, record: &R) -> Result<R, StoreError> {
-        let text = file::render(path, record)?;
-        // What could not be read again is not written.
-        let written = file::parse(path, text.as_bytes(), Timestamp::now())
-            .map_err(|problem| StoreError::Unreadable { problem })?;
-        file::replace(self.root(), &self.directory::<R>(), path, text.as_bytes())
-            .map_err(|source| StoreError::Io { file: path.to_owned(), source })?;
-        Ok(written)
-    }
+/// Tells whether `name` is a DNS subdomain by Kubernetes' rule, and so no path to elsewhere.
+fn is_object_name(name: &str) -> bool {
+    let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let label = |label: &str| {
+        let bytes = label.as_bytes();
+        bytes.first().is_some_and(alphanumeric)
+            && bytes.last().is_some_and(alphanumeric)
+            && bytes.iter().all(|byte| alphanumeric(byte) || *byte == b'-')
+    };
+    name.len() <= MAX_NAME && name.split('.').all(label)
 }
 
 fn check_name<R: Record>(name: &str) -> Result<&str, StoreError> {
-    if file::is_object_name(name) { Ok(name) } else { Err(StoreError::Name { kind: R::KIND, name: name.to_owned() }) }
+    if is_object_name(name) { Ok(name) } else { Err(StoreError::Name { kind: R::KIND, name: name.to_owned() }) }
 }
-
-fn read_cached<R: Record>(
-    path: &Path,
-    file_name: &str,
-    cache: &mut Cache,
-    now: SystemTime,
-) -> Result<Option<R>, ReadError> {
-    let Some(opened) = file::open(path)? else { return Ok(None) };
-    let stamp = opened.stamp;
-    if let Some(cached) = cache.get(file_name)
-        && cached.settled
-        && cached.stamp == stamp
-        && let Some(parsed) = cached.parsed.downcast_ref::<Result<R, Problem>>()
-    {
-        return parsed.clone().map(Some).map_err(ReadError::Problem);
-    }
-    let parsed = match opened.parse::<R>(path) {
-        Ok(record) => Ok(record),
-        Err(ReadError::Problem(problem)) => Err(problem),
-        Err(ReadError::Io(error)) => return Err(ReadError::Io(error)),
-    };
-    let cached = Cached { stamp, settled: stamp.is_older_than(SETTLED, now), parsed: Box::new(parsed.clone()) };
-    cache.insert(file_name.to_owned(), cached);
-    parsed.map(Some).map_err(ReadError::Problem)
-}
-
-#[cfg(test)]
-mod process_tests;
-#[cfg(test)]
-mod tests;

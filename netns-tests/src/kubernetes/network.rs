@@ -63,6 +63,8 @@ impl Network {
         join_clusters(&self.internet, &self.clusters)?;
         for cluster in &self.clusters {
             cluster.router.nft(&api_forward(cluster))?;
+            // Else the way back to the node that asked is bridged, not routed, and a bridge sends nothing back.
+            cluster.router.enter(|| Ok(fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0")?))?;
             for node in &cluster.nodes {
                 node.namespace.ip(&node_links(cluster, node))?;
                 node.namespace.nft(&pod_masquerade(cluster.plan.pod_cidr))?;

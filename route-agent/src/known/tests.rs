@@ -1,7 +1,5 @@
-use std::path::PathBuf;
-
 use culvert_api::{ClusterSpec, RouteAgentStatus};
-use culvert_runtime::Problem;
+use culvert_runtime::{Place, Problem};
 
 use super::*;
 
@@ -119,8 +117,8 @@ fn node_addresses_come_from_annotations_and_bad_ones_are_reported() {
 #[test]
 fn a_record_whose_file_went_bad_keeps_its_last_content_and_a_deleted_one_does_not() {
     let before = by_name(&[cluster("west", &["10.2.0.0/16"], &[]), cluster("north", &["10.3.0.0/16"], &[])]);
-    let file = PathBuf::from("/r/clusters/west.yaml");
-    let problem = Problem { file, line: Some(3), field: None, message: "not a mapping".to_owned() };
+    let place = Place::File("/r/clusters/west.yaml".into());
+    let problem = Problem { place, line: Some(3), field: None, message: "not a mapping".to_owned() };
     let mut problems = BTreeSet::new();
 
     let records = merged(Listing::<Cluster> { records: Vec::new(), problems: vec![problem] }, &before, &mut problems);

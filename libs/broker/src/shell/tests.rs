@@ -12,7 +12,7 @@ use crate::absence::HEALING;
 struct Member {
     store: Records,
     syncer: Syncer,
-    _root: TempDir,
+    root: TempDir,
 }
 
 impl Member {
@@ -32,7 +32,7 @@ impl Member {
         };
         store.create(&Endpoint::new(&endpoint_of(id), spec)).await.unwrap();
         let syncer = Syncer::new(id.parse().unwrap(), store.clone(), Records::open(broker.path()));
-        Self { store, syncer, _root: root }
+        Self { store, syncer, root }
     }
 
     async fn pass(&mut self, now: Instant) -> Result<SyncReport, SyncError> {
@@ -153,7 +153,7 @@ async fn a_malformed_file_at_the_broker_is_reported_and_stops_nothing_else() {
     let report = east.pass(Instant::now()).await.unwrap();
 
     assert_eq!(report.problems.len(), 1);
-    assert_eq!(report.problems[0].file, file);
+    assert_eq!(report.problems[0].place, culvert_runtime::Place::File(file));
     assert!(east.has_endpoint_of("west").await && east.has_endpoint_of("north").await);
 }
 
@@ -161,7 +161,7 @@ async fn a_malformed_file_at_the_broker_is_reported_and_stops_nothing_else() {
 async fn an_own_record_that_cannot_be_read_stays_at_the_broker() {
     let broker = tempfile::tempdir().unwrap();
     let (mut east, mut west) = pair(&broker).await;
-    let file = east.store.root().join(format!("endpoints/{}.yaml", endpoint_of("east")));
+    let file = east.root.path().join(format!("endpoints/{}.yaml", endpoint_of("east")));
     std::fs::write(&file, "kind: [").unwrap();
 
     east.pass(Instant::now()).await.unwrap();

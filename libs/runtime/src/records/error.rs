@@ -1,4 +1,4 @@
-//! What can be wrong with a store, and with one file in it.
+//! What can be wrong with a store, and with one object in it.
 
 use std::fmt;
 use std::io;
@@ -17,39 +17,76 @@ pub enum StoreError {
     NotFound { kind: &'static str, name: String },
     #[error("{kind} name {name:?} is no DNS subdomain of at most 250 characters: use a-z, 0-9, '-' and '.'")]
     Name { kind: &'static str, name: String },
-    #[error("{problem}: correct or remove the file")]
+    #[error("{problem}: correct or remove it")]
     Unreadable { problem: Problem },
     #[error("cannot read or write {}: {source}", file.display())]
     Io { file: PathBuf, source: io::Error },
+    #[error("cannot tell how to reach the API server: {cause}")]
+    Access { cause: String },
+    #[error("API server {server} does not answer: {cause}: see that it runs and that this node has a way to it")]
+    Unreachable { server: String, cause: String },
+    #[error(
+        "API server {server}: {account} may not {verb} {resource} in namespace {namespace}: give it a role that may"
+    )]
+    Forbidden { server: String, account: Box<str>, verb: Box<str>, resource: Box<str>, namespace: Box<str> },
+    #[error("API server {server} refuses to {verb} {object}: {cause}")]
+    Refused { server: String, verb: &'static str, object: String, cause: String },
+    #[error("{resource} of API server {server} are not read yet: {cause}")]
+    Unread { server: String, resource: &'static str, cause: String },
 }
 
-/// A file that holds no object of its directory's kind.
+impl StoreError {
+    /// Tells whether the store is not there now, and may come back by itself.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Away { .. } | Self::Unreachable { .. } | Self::Unread { .. })
+    }
+}
+
+/// An object that cannot be understood as one of its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    pub file: PathBuf,
-    /// From 1.
+    pub place: Place,
+    /// In a file, from 1.
     pub line: Option<usize>,
     /// The path of the field, such as `spec.subnets[0]`.
     pub field: Option<String>,
     pub message: String,
 }
 
+/// Where an object is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    File(PathBuf),
+    /// At an API server, by `namespace/name`.
+    Object {
+        kind: &'static str,
+        path: Box<str>,
+    },
+}
+
 impl Problem {
     pub(super) fn of(file: &Path, message: &str) -> Self {
-        Self { file: file.to_owned(), line: None, field: None, message: message.to_owned() }
+        let place = Place::File(file.to_owned());
+        Self { place, line: None, field: None, message: message.to_owned() }
     }
 
-    /// Returns the name of the object that the file would hold.
+    /// Returns the name of the object; of a file, of the one that it would hold.
     ///
-    /// Such an object must not be taken for deleted: its file may be half written, or damaged for a while.
+    /// Such an object must not be taken for deleted: it may be half written, or damaged for a while.
     pub fn name(&self) -> Option<&str> {
-        self.file.file_stem()?.to_str()
+        match &self.place {
+            Place::File(file) => file.file_stem()?.to_str(),
+            Place::Object { path, .. } => path.split('/').next_back(),
+        }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
+        match &self.place {
+            Place::File(file) => write!(f, "{}", file.display())?,
+            Place::Object { kind, path } => write!(f, "{kind} {path}")?,
+        }
         if let Some(line) = self.line {
             write!(f, ":{line}")?;
         }

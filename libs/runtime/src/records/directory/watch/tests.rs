@@ -1,3 +1,4 @@
+use culvert_api::{Cluster, Endpoint, Record};
 use tokio::time::timeout;
 
 use super::*;
@@ -15,7 +16,7 @@ async fn assert_quiet(watch: &mut Watch) {
     assert!(timeout(SHORT, watch.changed()).await.is_err(), "a change where there was none");
 }
 
-const KINDS: &[&str] = &["clusters", "endpoints"];
+const KINDS: &[Resource] = &[Cluster::RESOURCE, Endpoint::RESOURCE];
 
 fn store() -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();

@@ -14,13 +14,11 @@ use nix::libc::O_NONBLOCK;
 use serde_yaml_ng::Deserializer;
 use sha2::{Digest as _, Sha256};
 
-use super::StoreError;
-use super::error::{Problem, ReadError};
+use crate::records::error::{Place, Problem, ReadError, StoreError};
+use crate::records::is_object_name;
 
 /// What the names of files that hold objects end in.
 pub(super) const EXTENSIONS: [&str; 2] = ["yaml", "yml"];
-/// A file name takes 255 bytes.
-const MAX_NAME: usize = 250;
 /// In bytes; what a Kubernetes API server takes is of this size.
 const MAX_FILE: u64 = 1 << 20;
 const TEMPORARY: &str = ".tmp";
@@ -51,18 +49,6 @@ impl Stamp {
 pub(super) struct Opened {
     file: File,
     pub(super) stamp: Stamp,
-}
-
-/// Tells whether `name` is a DNS subdomain by Kubernetes' rule, and so no path to elsewhere.
-pub(super) fn is_object_name(name: &str) -> bool {
-    let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let label = |label: &str| {
-        let bytes = label.as_bytes();
-        bytes.first().is_some_and(alphanumeric)
-            && bytes.last().is_some_and(alphanumeric)
-            && bytes.iter().all(|byte| alphanumeric(byte) || *byte == b'-')
-    };
-    name.len() <= MAX_NAME && name.split('.').all(label)
 }
 
 /// Adds the names of the files in `directory` that should hold objects; a directory that is not there has none.
@@ -135,7 +121,7 @@ pub(super) fn parse<R: Record>(path: &Path, bytes: &[u8], modified: Timestamp) -
                 .split(|byte| *byte == b'\n')
                 .position(|line| line.strip_prefix(field.as_bytes()).is_some_and(|rest| rest.starts_with(b":")));
             return Err(Problem {
-                file: path.to_owned(),
+                place: Place::File(path.to_owned()),
                 line: line.map(|index| index + 1),
                 field: Some(field.to_owned()),
                 message: format!("{actual:?}, but {place} {expected:?}"),
@@ -168,7 +154,7 @@ fn syntax_problem(path: &Path, error: serde_path_to_error::Error<serde_yaml_ng::
     }
     // An error of several lines quotes the file.
     let message = message.replace('\n', " ");
-    Problem { file: path.to_owned(), line: location.map(|location| location.line()), field, message }
+    Problem { place: Place::File(path.to_owned()), line: location.map(|location| location.line()), field, message }
 }
 
 fn version(bytes: &[u8]) -> String {

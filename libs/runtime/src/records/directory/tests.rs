@@ -7,6 +7,7 @@ use culvert_api::{Cluster, ClusterSpec, Endpoint, EndpointSpec, Gateway, Gateway
 use tempfile::TempDir;
 
 use super::*;
+use crate::{Place, Records};
 
 pub(super) fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
@@ -175,7 +176,9 @@ async fn a_malformed_file_is_reported_with_line_and_field_while_others_list() {
     let listing = records.list::<Cluster>().await.unwrap();
 
     assert_eq!(listing.records.iter().map(Record::name).collect::<Vec<_>>(), ["good"]);
-    let problem = |name: &str| listing.problems.iter().find(|p| p.file.ends_with(name)).expect(name);
+    let problem = |name: &str| {
+        listing.problems.iter().find(|p| matches!(&p.place, Place::File(file) if file.ends_with(name))).expect(name)
+    };
     assert_eq!(listing.problems.len(), 11, "{:?}", listing.problems);
     let field = problem("field.yaml");
     assert_eq!(

@@ -7,6 +7,7 @@ use culvert_api::Lease;
 
 use super::tests::{block_on, lease};
 use super::*;
+use crate::Records;
 
 const ROOT: &str = "CULVERT_TEST_STORE";
 const WRITER: &str = "CULVERT_TEST_WRITER";
@@ -51,7 +52,7 @@ fn increments_until_killed() {
 
 fn start_writer(root: &Path, writer: &str) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "records::process_tests::increments_until_killed"])
+        .args(["--ignored", "--exact", "records::directory::process_tests::increments_until_killed"])
         .env(ROOT, root)
         .env(WRITER, writer)
         .stdout(Stdio::null())

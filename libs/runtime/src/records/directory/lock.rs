@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::StoreError;
+use crate::records::StoreError;
 
 const FILE: &str = ".lock";
 const RETRY: Duration = Duration::from_millis(2);

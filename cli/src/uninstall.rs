@@ -1,0 +1,147 @@
+//! `uninstall`: takes this cluster out of its clusterset, and everything of Culvert off its nodes and its API server.
+//!
+//! First the daemons end; then each node is cleaned by the daemons' own uninstallation, and the last gateway takes the
+//! cluster's records back at the broker; then the objects go. What fails is told in the end, and a second run goes on.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use culvert_setup::manifests::{GATEWAY, ROUTE_AGENT, uninstaller, uninstaller_name};
+use culvert_setup::names::OPERATOR_NAMESPACE;
+use culvert_setup::{Kind, ObjectRef, Server};
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use crate::access::AccessArgs;
+use crate::join::ask;
+use crate::progress::{POLL, Told, tell};
+
+/// How long pods may take to end, and nodes to be cleaned (Submariner chapter 5).
+const CLEANED: Duration = Duration::from_secs(120);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Uninstall {
+    #[command(flatten)]
+    access: AccessArgs,
+    /// Do not ask.
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// Takes a cluster out.
+pub(crate) async fn run(asked: &Uninstall) -> Result<String> {
+    let server = Server::of_kubeconfig(&asked.access.access()).await?;
+    tell(&format!("Looking at this cluster, {}", server.url()));
+    let installation = server.installation().await?;
+    let mut daemons = Vec::new();
+    for name in [GATEWAY, ROUTE_AGENT] {
+        daemons.extend(server.find(&daemon_set(name)).await?);
+    }
+    let cluster = installation.cluster.unwrap_or_else(|| "without an id".to_owned());
+    if !asked.yes {
+        match ask(&format!("Take cluster {cluster} at {} out of its clusterset? [y/N] ", server.url()))? {
+            Some(answer) if ["y", "yes"].contains(&answer.to_lowercase().as_str()) => {}
+            Some(_) => bail!("nothing was changed"),
+            None => bail!("nobody is there to confirm that cluster {cluster} is to be taken out: pass --yes"),
+        }
+    }
+    let mut left = clean_nodes(&server, &daemons).await?;
+    tell("Deleting records, accounts, secrets and settings");
+    let kept = server.remove_join().await.context("some objects are left; run the same command again")?;
+    let mut text = format!("Cluster {cluster} is uninstalled\n");
+    for kept in &kept.0 {
+        text += &format!("Left as it is: {kept}\n");
+    }
+    if !left.is_empty() {
+        left.sort();
+        bail!("all objects are deleted, but not all nodes could be cleaned: {}", left.join("; "));
+    }
+    Ok(text)
+}
+
+/// Ends the daemons and lets each node be cleaned; returns what could not be.
+async fn clean_nodes(server: &Server, daemons: &[Value]) -> Result<Vec<String>> {
+    let mut cleaners = Vec::new();
+    for daemon in daemons {
+        let cleaner = uninstaller(daemon);
+        let name = daemon["metadata"]["name"].as_str().unwrap_or_default();
+        tell(&format!("Ending {name}"));
+        server.delete(&daemon_set(name)).await?;
+        wait_ended(server, name).await?;
+        cleaners.push(cleaner);
+    }
+    // Those of a run that was broken off are there still.
+    for name in [GATEWAY, ROUTE_AGENT].map(uninstaller_name) {
+        if cleaners.iter().all(|cleaner| cleaner["metadata"]["name"] != name.as_str()) {
+            cleaners.extend(server.find(&daemon_set(&name)).await?.map(|found| applicable(&found)));
+        }
+    }
+    for cleaner in &cleaners {
+        server.apply(cleaner).await?;
+    }
+    let names: Vec<&str> = cleaners.iter().filter_map(|cleaner| cleaner["metadata"]["name"].as_str()).collect();
+    let left = wait_cleaned(server, &names).await?;
+    for name in &names {
+        server.delete(&daemon_set(name)).await?;
+    }
+    for name in names {
+        wait_ended(server, name).await?;
+    }
+    Ok(left)
+}
+
+/// Returns a DaemonSet that was found as one that can be applied.
+fn applicable(found: &Value) -> Value {
+    let metadata = &found["metadata"];
+    serde_json::json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"], "labels": metadata["labels"]},
+        "spec": found["spec"],
+    })
+}
+
+/// Waits until all nodes are cleaned, or for as long as that may take; returns what pods say that are not done.
+async fn wait_cleaned(server: &Server, names: &[&str]) -> Result<Vec<String>> {
+    let deadline = Instant::now() + CLEANED;
+    let mut told = Told::default();
+    loop {
+        let (mut ready, mut wanted, mut obstacles, mut complete) = (0, 0, Vec::new(), true);
+        for name in names {
+            let Some(rollout) = server.rollout(name).await? else { continue };
+            complete &= rollout.is_complete();
+            ready += rollout.ready;
+            wanted += rollout.wanted;
+            obstacles.extend(rollout.obstacles);
+        }
+        if complete {
+            return Ok(vec![]);
+        }
+        if Instant::now() >= deadline {
+            if obstacles.is_empty() {
+                obstacles.push(format!("{ready} of {wanted} pods that clean nodes are done"));
+            }
+            return Ok(obstacles);
+        }
+        told.tell(&format!("Cleaning nodes: {ready}/{wanted}"));
+        sleep(POLL).await;
+    }
+}
+
+async fn wait_ended(server: &Server, daemon_set: &str) -> Result<()> {
+    let deadline = Instant::now() + CLEANED;
+    loop {
+        let pods = server.pods_of(daemon_set).await?;
+        let Some(pod) = pods.first() else { return Ok(()) };
+        if Instant::now() >= deadline {
+            let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+            let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+            bail!("pod {name} does not end: look at node {node}, then run the same command again");
+        }
+        sleep(POLL).await;
+    }
+}
+
+fn daemon_set(name: &str) -> ObjectRef {
+    ObjectRef::new(Kind::DAEMON_SET, OPERATOR_NAMESPACE, name)
+}

@@ -1,0 +1,207 @@
+//! Puts what an API server answers, or that it does not, into words that name the server, the object and the way out.
+
+use std::error::Error;
+
+use ::kube::core::Status;
+use ::kube::runtime::watcher;
+use culvert_api::{Record, Resource};
+
+use crate::records::error::StoreError;
+
+/// Why a request gave nothing.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The server's words.
+    Status(Box<Status>),
+    /// It was not reached, or was not understood.
+    Silent(String),
+}
+
+impl From<::kube::Error> for Failure {
+    fn from(error: ::kube::Error) -> Self {
+        if let ::kube::Error::Api(status) = error { Self::Status(status) } else { Self::Silent(cause_of(&error)) }
+    }
+}
+
+impl From<watcher::Error> for Failure {
+    fn from(error: watcher::Error) -> Self {
+        match error {
+            watcher::Error::InitialListFailed(error)
+            | watcher::Error::WatchStartFailed(error)
+            | watcher::Error::WatchFailed(error) => error.into(),
+            watcher::Error::WatchError(status) => Self::Status(status),
+            error @ watcher::Error::NoResourceVersion => Self::Silent(cause_of(&error)),
+        }
+    }
+}
+
+/// What a server was asked for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    verb: &'static str,
+    /// `endpoints`, `gateways/status`.
+    resource: String,
+    group: &'static str,
+    /// `Endpoint west-1`, or `endpoints`.
+    object: String,
+}
+
+impl Asked {
+    pub(super) fn of<R: Record>(verb: &'static str, record: &R) -> Self {
+        Self::by_name::<R>(verb, record.name())
+    }
+
+    pub(super) fn by_name<R: Record>(verb: &'static str, name: &str) -> Self {
+        Self { object: format!("{} {name}", R::KIND), ..Self::all(verb, R::RESOURCE) }
+    }
+
+    pub(super) fn all(verb: &'static str, resource: Resource) -> Self {
+        Self {
+            verb,
+            resource: resource.plural.to_owned(),
+            group: resource.api_version.split('/').next().unwrap_or_default(),
+            object: resource.plural.to_owned(),
+        }
+    }
+
+    /// Makes it the object's status alone.
+    pub(super) fn status(mut self) -> Self {
+        self.resource.push_str("/status");
+        self
+    }
+}
+
+impl Failure {
+    /// Tells whether there is no object of this name, as opposed to no such kind, or no such namespace.
+    pub(super) fn is_missing_object(&self) -> bool {
+        let Self::Status(status) = self else { return false };
+        let details = status.details.as_ref();
+        status.code == 404 && details.is_some_and(|details| !details.name.is_empty() && details.kind != "namespaces")
+    }
+
+    /// Tells whether the object is there already, or is not as it was read.
+    pub(super) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Status(status) if status.code == 409)
+    }
+
+    /// Tells whether what was seen is too old to be followed from there, which is nobody's fault.
+    pub(super) fn is_too_old(&self) -> bool {
+        matches!(self, Self::Status(status) if status.code == 410)
+    }
+
+    pub(super) fn explained(self, asked: &Asked, server: &str, namespace: &str) -> StoreError {
+        let Asked { verb, resource, group, object } = asked;
+        let server = server.to_owned();
+        let status = match self {
+            Self::Status(status) => status,
+            Self::Silent(cause) => return StoreError::Unreachable { server, cause },
+        };
+        let refused = |cause| StoreError::Refused { server: server.clone(), verb, object: object.clone(), cause };
+        match status.code {
+            401 => refused("the token or certificate is not accepted: give this process a valid one (401)".to_owned()),
+            403 if status.reason == "Forbidden" || status.message.contains(" cannot ") => StoreError::Forbidden {
+                account: quoted_after(&status.message, "User ").unwrap_or("this account").into(),
+                // Not always what was asked for: to apply what is not there is to create it.
+                verb: word_after(&status.message, " cannot ").unwrap_or(verb).into(),
+                resource: quoted_after(&status.message, "resource ").unwrap_or(resource).into(),
+                namespace: namespace.into(),
+                server,
+            },
+            404 if status.details.as_ref().is_none_or(|details| details.name.is_empty()) => {
+                refused(format!("it has no {resource} of {group}: apply the CRDs of deploy/crds"))
+            }
+            429 | 500.. => StoreError::Unreachable { server, cause: format!("{} ({})", words(&status), status.code) },
+            code => refused(format!("{} ({code})", words(&status))),
+        }
+    }
+}
+
+fn words(status: &Status) -> &str {
+    if status.message.is_empty() { &status.reason } else { &status.message }
+}
+
+/// Returns the text in quotation marks after `before`, in a server's `… User "x" cannot list resource "endpoints" …`.
+fn quoted_after<'a>(message: &'a str, before: &str) -> Option<&'a str> {
+    let (_, rest) = message.split_once(before)?;
+    rest.strip_prefix('"')?.split('"').next()
+}
+
+fn word_after<'a>(message: &'a str, before: &str) -> Option<&'a str> {
+    let (_, rest) = message.split_once(before)?;
+    rest.split(' ').next()
+}
+
+/// Returns an error's text and those of its causes, each once.
+pub(super) fn cause_of(error: &dyn Error) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        let text = text.trim_start_matches("ServiceError: ").trim_start_matches("HyperError: ");
+        if !texts.iter().any(|known| known.contains(text)) {
+            texts.push(text.to_owned());
+        }
+        next = error.source();
+    }
+    texts.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_api::Endpoint;
+    use serde_json::json;
+
+    use super::*;
+
+    fn failure(status: serde_json::Value) -> Failure {
+        Failure::Status(Box::new(serde_json::from_value(status).unwrap()))
+    }
+
+    fn text(failure: Failure) -> String {
+        let asked = Asked::by_name::<Endpoint>("update", "west-1");
+        failure.explained(&asked, "https://api:6443", "submariner-operator").to_string()
+    }
+
+    #[test]
+    fn a_refusal_names_who_may_not_do_what_and_where() {
+        let words = "endpoints.submariner.io \"west-1\" is forbidden: User \"system:serviceaccount:a:b\" cannot create \
+                     resource \"endpoints\" in API group \"submariner.io\" in the namespace \"submariner-operator\"";
+        assert_eq!(
+            text(failure(json!({"code": 403, "reason": "Forbidden", "message": words}))),
+            "API server https://api:6443: system:serviceaccount:a:b may not create endpoints in namespace \
+             submariner-operator: give it a role that may"
+        );
+    }
+
+    #[test]
+    fn a_kind_that_is_not_there_is_no_missing_object() {
+        let object =
+            failure(json!({"code": 404, "message": "not found", "details": {"name": "west-1", "kind": "endpoints"}}));
+        let namespace =
+            failure(json!({"code": 404, "message": "no ns", "details": {"name": "x", "kind": "namespaces"}}));
+        let kind = failure(json!({"code": 404, "message": "404 page not found"}));
+
+        assert!(object.is_missing_object() && !namespace.is_missing_object() && !kind.is_missing_object());
+        assert!(text(kind).ends_with("it has no endpoints of submariner.io: apply the CRDs of deploy/crds"));
+        assert!(text(namespace).ends_with("refuses to update Endpoint west-1: no ns (404)"));
+    }
+
+    #[test]
+    fn a_server_that_is_not_well_counts_as_away() {
+        for code in [429, 500, 503] {
+            let error = failure(json!({"code": code, "message": "wait"}));
+            let error = error.explained(&Asked::all("list", Endpoint::RESOURCE), "s", "n");
+            assert!(error.is_away(), "{error}");
+        }
+        let silent = text(Failure::Silent("connection refused".to_owned()));
+        assert!(silent.starts_with("API server https://api:6443 does not answer: connection refused"), "{silent}");
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("ServiceError: {0}")]
+        struct Outer(#[source] std::io::Error);
+        assert_eq!(cause_of(&Outer(std::io::Error::other("no route"))), "no route");
+    }
+}

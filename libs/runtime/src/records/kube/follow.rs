@@ -1,0 +1,85 @@
+//! Keeps what is seen of a kind up to date: lists it, watches it, and begins anew after any failure.
+//!
+//! A watch ends by itself after a minute and goes on where it was, so that a server that is gone without a word is
+//! noticed. After a failure everything is listed again: the server may have been restored from an older state, or the way
+//! to it may have changed. Failures are tried again after 250 ms, doubling to 15 s, each time by chance half as long or
+//! half as much again, lest all nodes come back in the same moment.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::kube::runtime::watcher::{self, Event, watcher};
+use culvert_api::Resource;
+use futures_util::StreamExt as _;
+use jiff::Timestamp;
+
+use super::access::Link;
+use super::answer::{Asked, Failure};
+use super::cache::Cache;
+use crate::reconcile::Backoff;
+
+/// In seconds.
+const WATCH: u32 = 60;
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// Follows a kind until dropped.
+pub(super) async fn run(link: Arc<Link>, resource: Resource, cache: Arc<Cache>) {
+    let mut backoff = Backoff::default();
+    loop {
+        let failure = match link.client().await {
+            Ok(client) => {
+                let mut events = pin!(watcher(link.api(client, resource), watcher::Config::default().timeout(WATCH)));
+                loop {
+                    match events.next().await {
+                        Some(Ok(event)) => {
+                            // The beginning of a listing is no answer yet.
+                            if !matches!(event, Event::Init) {
+                                backoff.succeeded();
+                            }
+                            if let Some(outage) = cache.handle(event) {
+                                let since = outage.since;
+                                tracing::info!(server = %link.server, resource = resource.plural, %since,
+                                    "Records can be followed again");
+                            }
+                        }
+                        Some(Err(error)) => break Failure::from(error),
+                        None => break Failure::Silent("the watch has ended".to_owned()),
+                    }
+                }
+            }
+            Err(cause) => Failure::Silent(cause),
+        };
+        if !failure.is_too_old() {
+            let asked = Asked::all("watch", resource);
+            let error = failure.explained(&asked, &link.server, &link.namespace).to_string();
+            if cache.fail(error.clone(), Timestamp::now()) {
+                tracing::warn!(server = %link.server, resource = resource.plural, error,
+                    "Records cannot be followed and count as they were seen last");
+            }
+        }
+        let pause = backoff.failed().min(LONGEST_PAUSE);
+        tokio::time::sleep(spread(pause, RandomState::new().build_hasher().finish())).await;
+    }
+}
+
+/// Returns between half and one and a half of `pause`.
+fn spread(pause: Duration, random: u64) -> Duration {
+    let thousandths = u32::try_from(random % 1001).expect("1000 is in range");
+    pause * (500 + thousandths) / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_are_spread_around_their_length() {
+        let pause = Duration::from_secs(10);
+        assert_eq!(spread(pause, 0), Duration::from_secs(5));
+        assert_eq!(spread(pause, 500), pause);
+        assert_eq!(spread(pause, 1000), Duration::from_secs(15));
+        assert_eq!(spread(pause, 1001), Duration::from_secs(5));
+    }
+}

@@ -1,0 +1,256 @@
+//! Decides what a join sets in the cluster that joins, and what there speaks against it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use culvert_model::ClusterId;
+use ipnet::IpNet;
+use serde_json::Value;
+
+use crate::error::ServerError;
+use crate::install::{definitions, list};
+use crate::manifests::{self, GATEWAY_LABEL};
+use crate::names::{BROKER_SECRET, MANAGED_BY, OPERATOR_NAMESPACE};
+use crate::networks::Networks;
+use crate::object::{Kind, ObjectRef};
+use crate::server::{Right, Server};
+
+/// Submariner's gateways: they and ours would take each other's ports and records.
+const SUBMARINER_GATEWAY: &str = "submariner-gateway";
+/// The label of what came from a broker (Submariner chapter 3.4).
+const FROM_BROKER: &str = "submariner-io/clusterID";
+
+/// What is set in a cluster that joins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub cluster: ClusterId,
+    pub networks: Networks,
+    /// The broker's API server, with scheme.
+    pub broker_url: String,
+    pub broker_namespace: String,
+    /// Variables of the daemons that the join's flags set, beyond these.
+    pub variables: BTreeMap<&'static str, String>,
+}
+
+/// What a cluster has of an earlier join.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Installation {
+    /// The id that it joined by.
+    pub cluster: Option<String>,
+    /// Its own Cluster records; other clusters' are not here.
+    pub recorded: BTreeSet<String>,
+    /// Whether Submariner runs in it.
+    pub submariner: bool,
+    /// Definitions that somebody else brought: they stay as they are.
+    pub foreign_definitions: BTreeSet<String>,
+}
+
+/// What in the cluster itself speaks against a join.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LocalObstacle {
+    #[error("this cluster has joined as {0}: pass --clusterid {0} to repair it, or run `culvert uninstall` first")]
+    OtherId(String),
+    #[error("Submariner runs in this cluster (DaemonSet {SUBMARINER_GATEWAY}): run `subctl uninstall` first")]
+    Submariner,
+    #[error(
+        "no node has the label {GATEWAY_LABEL}=true: label those that are to be gateways, or leave --label-gateway on"
+    )]
+    NoGateway,
+    #[error("you may not {0}: ask for these rights, or use another context")]
+    Lacking(String),
+}
+
+/// The nodes that are gateways, or may become one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GatewayNodes {
+    Labelled(Vec<String>),
+    /// Best first: workers before nodes of the control plane, ready ones before others.
+    Candidates(Vec<String>),
+}
+
+impl Settings {
+    /// Returns the variables of both daemons.
+    pub fn variables(&self) -> BTreeMap<&'static str, String> {
+        let cidrs = |cidrs: &[IpNet]| cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let mut variables = BTreeMap::from([
+            ("SUBMARINER_CLUSTERID", self.cluster.to_string()),
+            ("SUBMARINER_CLUSTERCIDR", cidrs(&self.networks.pods)),
+            ("SUBMARINER_SERVICECIDR", cidrs(&self.networks.services)),
+            ("BROKER_K8S_APISERVER", self.broker_url.trim_start_matches("https://").trim_end_matches('/').to_owned()),
+            ("BROKER_K8S_REMOTENAMESPACE", self.broker_namespace.clone()),
+        ]);
+        variables.extend(self.variables.iter().map(|(name, value)| (*name, value.clone())));
+        variables
+    }
+}
+
+impl Installation {
+    /// Tells whether the cluster is a member by this id already.
+    pub fn is_known_as(&self, id: &ClusterId) -> bool {
+        self.cluster.as_deref() == Some(id.as_str()) || self.recorded.contains(id.as_str())
+    }
+
+    /// Returns what speaks against a join by this id.
+    pub fn obstacles(&self, id: &ClusterId) -> Vec<LocalObstacle> {
+        let other = self.cluster.clone().filter(|joined| joined != id.as_str());
+        let submariner = self.submariner.then_some(LocalObstacle::Submariner);
+        other.map(LocalObstacle::OtherId).into_iter().chain(submariner).collect()
+    }
+}
+
+impl GatewayNodes {
+    /// Sorts nodes out.
+    pub fn of(nodes: &[Value]) -> Self {
+        let name = |node: &Value| node["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let labelled = |node: &&Value| node["metadata"]["labels"][GATEWAY_LABEL] == "true";
+        let found: Vec<String> = nodes.iter().filter(labelled).map(name).collect();
+        if !found.is_empty() {
+            return Self::Labelled(found);
+        }
+        let controls = |node: &Value| {
+            let labels = &node["metadata"]["labels"];
+            ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"]
+                .iter()
+                .any(|key| !labels[key].is_null())
+        };
+        let ready = |node: &Value| {
+            let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+            conditions.into_iter().any(|one| one["type"] == "Ready" && one["status"] == "True")
+        };
+        let mut ranked: Vec<(bool, bool, String)> =
+            nodes.iter().map(|node| (controls(node), !ready(node), name(node))).collect();
+        ranked.sort();
+        Self::Candidates(ranked.into_iter().map(|(_, _, name)| name).collect())
+    }
+}
+
+impl Server {
+    /// Looks at what the cluster has of an earlier join. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`].
+    pub async fn installation(&self) -> Result<Installation, ServerError> {
+        let settings = ObjectRef::new(Kind::CONFIG_MAP, OPERATOR_NAMESPACE, manifests::SETTINGS);
+        let settings = self.find(&settings).await?.unwrap_or_default();
+        let joined = settings["data"]["SUBMARINER_CLUSTERID"].as_str().filter(|id| !id.is_empty());
+        let submariner = ObjectRef::new(Kind::DAEMON_SET, OPERATOR_NAMESPACE, SUBMARINER_GATEWAY);
+        let own = |cluster: &&Value| cluster["metadata"]["labels"][FROM_BROKER].is_null();
+        let clusters = self.list(Kind::CLUSTER, OPERATOR_NAMESPACE).await?;
+        let recorded = clusters.iter().filter(own).filter_map(|cluster| cluster["metadata"]["name"].as_str());
+        let mut foreign_definitions = BTreeSet::new();
+        for definition in definitions() {
+            let reference = ObjectRef::of(&definition);
+            let found = self.find(&reference).await?;
+            if found.is_some_and(|found| found["metadata"]["labels"][MANAGED_BY.0] != MANAGED_BY.1) {
+                foreign_definitions.insert(reference.name);
+            }
+        }
+        Ok(Installation {
+            cluster: joined.map(str::to_owned),
+            recorded: recorded.map(str::to_owned).collect(),
+            submariner: self.find(&submariner).await?.is_some(),
+            foreign_definitions,
+        })
+    }
+
+    /// Tells which rights a join lacks in the cluster that joins.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`].
+    pub async fn lacking_for_join(&self) -> Result<Option<LocalObstacle>, ServerError> {
+        let lacking = self.lacking(&rights()).await?;
+        Ok((!lacking.is_empty()).then(|| LocalObstacle::Lacking(list(&lacking))))
+    }
+}
+
+/// Returns the rights that the objects of a join take.
+fn rights() -> Vec<Right> {
+    let secret = ObjectRef::new(Kind::SECRET, OPERATOR_NAMESPACE, BROKER_SECRET);
+    let objects = definitions().into_iter().chain(manifests::base()).map(|object| ObjectRef::of(&object));
+    let right = |verb, group: &str, resource: &str, namespace: Option<String>| Right {
+        verb,
+        group: group.to_owned(),
+        resource: resource.to_owned(),
+        namespace,
+    };
+    let mut rights: BTreeSet<Right> = objects
+        .chain([secret])
+        .flat_map(|object| {
+            ["create", "get", "patch"]
+                .map(|verb| right(verb, object.kind.group, object.kind.plural, object.namespace.clone()))
+        })
+        .collect();
+    rights.extend(["list", "patch"].map(|verb| right(verb, "", "nodes", None)));
+    rights.insert(right("list", "", "pods", Some(OPERATOR_NAMESPACE.to_owned())));
+    rights.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(name: &str, labels: Value, ready: &str) -> Value {
+        json!({
+            "metadata": {"name": name, "labels": labels},
+            "status": {"conditions": [{"type": "Ready", "status": ready}]},
+        })
+    }
+
+    #[test]
+    fn the_first_ready_worker_is_the_best_gateway() {
+        let control = node("a", json!({"node-role.kubernetes.io/control-plane": ""}), "True");
+        let nodes =
+            [control, node("b", json!({}), "False"), node("d", json!({}), "True"), node("c", json!({}), "True")];
+        let names = ["c", "d", "b", "a"].map(str::to_owned).to_vec();
+        assert_eq!(GatewayNodes::of(&nodes), GatewayNodes::Candidates(names));
+        let labelled = [nodes[0].clone(), node("e", json!({GATEWAY_LABEL: "true"}), "False")];
+        assert_eq!(GatewayNodes::of(&labelled), GatewayNodes::Labelled(vec!["e".to_owned()]));
+        assert_eq!(GatewayNodes::of(&[]), GatewayNodes::Candidates(vec![]));
+    }
+
+    #[test]
+    fn a_join_by_another_id_and_beside_submariner_is_refused() {
+        let (east, west): (ClusterId, ClusterId) = ("east".parse().unwrap(), "west".parse().unwrap());
+        let joined = Installation { cluster: Some("east".to_owned()), ..Installation::default() };
+        assert_eq!(joined.obstacles(&east), []);
+        assert!(joined.is_known_as(&east) && !joined.is_known_as(&west));
+        assert_eq!(joined.obstacles(&west), [LocalObstacle::OtherId("east".to_owned())]);
+        let beside = Installation { submariner: true, ..joined };
+        assert!(beside.obstacles(&east)[0].to_string().contains("subctl uninstall"));
+    }
+
+    #[test]
+    fn settings_become_the_daemons_variables() {
+        let settings = Settings {
+            cluster: "east".parse().unwrap(),
+            networks: Networks {
+                plugin: "generic".to_owned(),
+                pods: vec!["10.1.0.0/16".parse().unwrap(), "fd01::/48".parse().unwrap()],
+                services: vec!["100.1.0.0/16".parse().unwrap()],
+            },
+            broker_url: "https://192.0.2.1:6443/".to_owned(),
+            broker_namespace: "ns".to_owned(),
+            variables: BTreeMap::from([("CE_IPSEC_NATTPORT", "4501".to_owned())]),
+        };
+        let variables = settings.variables();
+        assert_eq!(variables["SUBMARINER_CLUSTERCIDR"], "10.1.0.0/16,fd01::/48");
+        assert_eq!(variables["BROKER_K8S_APISERVER"], "192.0.2.1:6443");
+        assert_eq!(variables["CE_IPSEC_NATTPORT"], "4501");
+    }
+
+    #[test]
+    fn every_object_of_a_join_has_a_right_that_is_checked_first() {
+        let rights = list(&rights());
+        for right in [
+            "create/get/patch daemonsets.apps in namespace submariner-operator,",
+            "patch secrets in namespace submariner-operator,",
+            "create/get/patch roles.rbac.authorization.k8s.io in namespace submariner-operator,",
+            "patch nodes,",
+        ] {
+            assert!(rights.contains(right), "{right} is not in {rights}");
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Sets up a broker and its members: the objects as values, and the API server that they are brought to.
+//!
+//! Whose names and formats: Submariner's (chapters 3.1 and 3.2), so that brokers and broker files of either system serve
+//! both. What a member may write is the matter of [`Broker::objects`]' policies, what it may read that of its role.
+
+mod broker_file;
+mod broker_info;
+mod claims;
+mod error;
+mod install;
+mod installation;
+mod join;
+mod local;
+pub mod manifests;
+mod member;
+pub mod names;
+mod networks;
+mod object;
+mod objects;
+mod policy;
+mod removal;
+mod rollout;
+mod secret;
+mod server;
+mod token;
+
+pub use broker_file::{BROKER_FILE, BrokerFileError, read, read_if_there, write};
+pub use broker_info::{BrokerInfo, BrokerInfoError, PSK_LENGTH};
+pub use claims::{Conflict, claims, conflicts, conflicts_of};
+pub use error::{ConnectError, ServerError};
+pub use install::{Existing, InstallError, definitions};
+pub use installation::{GatewayNodes, Installation, LocalObstacle, Settings};
+pub use join::{BrokerCredentials, JoinError, JoinRequest, Obstacle, prepare_member, renew};
+pub use member::Member;
+pub use networks::{Facts, Networks, NetworksError};
+pub use object::{Kind, ObjectRef};
+pub use objects::{Broker, BrokerError, SHORTEST_TOKEN_LIFETIME, TOKEN_LIFETIME};
+pub use removal::Kept;
+pub use rollout::Rollout;
+pub use secret::SecretBytes;
+pub use server::{Access, Granted, Right, Server};
+pub use token::{Renewal, TokenClaims, TokenError, Validity};

@@ -1,0 +1,230 @@
+//! The objects of a joined cluster as values: those of `deploy/kubernetes`, with an image and settings put in.
+//!
+//! Uninstalling is Submariner's way (chapter 5): a DaemonSet whose init container takes back what a daemon left on each
+//! node, beside a container that only waits, so that "ready" means "done".
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::names::{MANAGED_BY, OPERATOR_NAMESPACE, PSK_SECRET};
+use crate::secret::SecretBytes;
+
+/// The DaemonSets.
+pub const GATEWAY: &str = "culvert-gateway";
+pub const ROUTE_AGENT: &str = "culvert-route-agent";
+/// The ConfigMap with the variables of both.
+pub const SETTINGS: &str = "culvert";
+
+/// The label of nodes that may be gateways.
+pub const GATEWAY_LABEL: &str = "submariner.io/gateway";
+
+const FILES: [&str; 4] = [
+    include_str!("../../../deploy/kubernetes/namespace.yaml"),
+    include_str!("../../../deploy/kubernetes/config.yaml"),
+    include_str!("../../../deploy/kubernetes/gateway.yaml"),
+    include_str!("../../../deploy/kubernetes/route-agent.yaml"),
+];
+
+/// What tells a gateway's pod that it has to begin anew; a mounted Secret changes without that.
+const PSK_VERSION: &str = "culvert.io/psk-version";
+/// What tells all pods so, since variables are read once.
+const SETTINGS_VERSION: &str = "culvert.io/settings-version";
+
+/// Returns the objects as they are in `deploy/kubernetes`, in the order in which they are needed.
+pub fn base() -> Vec<Value> {
+    let documents = FILES.iter().flat_map(|file| serde_yaml_ng::Deserializer::from_str(file));
+    documents.map(|document| Value::deserialize(document).expect("the manifests are YAML")).collect()
+}
+
+/// Returns the image that the manifests name.
+pub fn default_image() -> String {
+    let image = base().iter().find_map(|object| image_of(object).map(str::to_owned));
+    image.expect("a DaemonSet has an image")
+}
+
+/// Returns the image that a DaemonSet of ours runs.
+pub fn image_of(daemon_set: &Value) -> Option<&str> {
+    daemon_set["spec"]["template"]["spec"]["containers"][0]["image"].as_str()
+}
+
+/// Returns the objects with an image and with these variables for both daemons.
+///
+/// Pods are replaced if the variables change; the gateway's also if `psk_version` does.
+pub fn objects(image: &str, variables: &BTreeMap<&str, String>, psk_version: &str) -> Vec<Value> {
+    let mut objects = base();
+    for object in &mut objects {
+        match (object["kind"].as_str(), object["metadata"]["name"].as_str()) {
+            (Some("ConfigMap"), Some(SETTINGS)) => object["data"] = json!(variables),
+            (Some("DaemonSet"), name) => {
+                let mut versions = json!({SETTINGS_VERSION: version_of(variables)});
+                if name == Some(GATEWAY) {
+                    versions[PSK_VERSION] = json!(psk_version);
+                }
+                let template = &mut object["spec"]["template"];
+                template["metadata"]["annotations"] = versions;
+                template["spec"]["containers"][0]["image"] = json!(image);
+            }
+            _ => {}
+        }
+    }
+    objects
+}
+
+/// Returns the Secret with the pre-shared key, as Submariner has it.
+pub fn psk_secret(psk: &SecretBytes) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": PSK_SECRET,
+            "namespace": OPERATOR_NAMESPACE,
+            "labels": {MANAGED_BY.0: MANAGED_BY.1},
+        },
+        "type": "Opaque",
+        "data": {"psk": STANDARD.encode(psk.expose())},
+    })
+}
+
+/// Returns a text that differs where the variables do. None of them is a secret.
+fn version_of(variables: &BTreeMap<&str, String>) -> String {
+    // FNV-1a: the hashes of the standard library may differ from one release to the next.
+    let text = format!("{variables:?}");
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, step))
+}
+
+/// Returns the name of the DaemonSet that takes back what another one did.
+pub fn uninstaller_name(daemon_set: &str) -> String {
+    format!("{daemon_set}-uninstall")
+}
+
+/// Returns the DaemonSet that takes back what a DaemonSet of ours did, on all nodes: one may have been a gateway once.
+pub fn uninstaller(daemon_set: &Value) -> Value {
+    let installed = &daemon_set["metadata"];
+    let name = uninstaller_name(installed["name"].as_str().unwrap_or_default());
+    let mut pod = daemon_set["spec"]["template"]["spec"].clone();
+    let mut work = pod["containers"][0].clone();
+    if let Some(work) = work.as_object_mut() {
+        for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+            work.remove(probe);
+        }
+        let mut variables = work.get("env").and_then(Value::as_array).cloned().unwrap_or_default();
+        variables.push(json!({"name": "SUBMARINER_UNINSTALL", "value": "true"}));
+        work.insert("env".to_owned(), json!(variables));
+    }
+    let wait = json!({
+        "name": "done",
+        "image": work["image"],
+        "imagePullPolicy": work["imagePullPolicy"],
+        "command": ["/bin/culvert", "pause"],
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    });
+    pod["initContainers"] = json!([work]);
+    pod["containers"] = json!([wait]);
+    if let Some(pod) = pod.as_object_mut() {
+        pod.remove("nodeSelector");
+    }
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": name, "namespace": installed["namespace"], "labels": installed["labels"]},
+        "spec": {
+            "selector": {"matchLabels": {"app": name}},
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "100%"}},
+            "template": {"metadata": {"labels": {"app": name}}, "spec": pod},
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::BROKER_SECRET;
+    use crate::object::ObjectRef;
+
+    fn daemon_set(objects: &[Value], name: &str) -> Value {
+        let is = |object: &&Value| object["kind"] == "DaemonSet" && object["metadata"]["name"] == name;
+        objects.iter().find(is).unwrap().clone()
+    }
+
+    #[test]
+    fn all_objects_are_ours_and_in_one_namespace() {
+        let objects = base();
+        assert_eq!(objects.len(), 10);
+        for object in &objects {
+            let reference = ObjectRef::of(object);
+            assert_eq!(object["metadata"]["labels"][MANAGED_BY.0], MANAGED_BY.1, "{reference}");
+            let namespace = reference.namespace.as_deref().unwrap_or(&reference.name);
+            assert_eq!(namespace, OPERATOR_NAMESPACE, "{reference}");
+        }
+        assert_eq!(default_image(), concat!("culvert.io/culvert:", env!("CARGO_PKG_VERSION")));
+    }
+
+    #[test]
+    fn no_container_is_privileged_or_writes_to_its_root() {
+        for name in [GATEWAY, ROUTE_AGENT] {
+            let set = daemon_set(&base(), name);
+            for set in [&set, &uninstaller(&set)] {
+                let pod = &set["spec"]["template"]["spec"];
+                assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+                let all =
+                    ["initContainers", "containers"].map(|kind| pod[kind].as_array().cloned().unwrap_or_default());
+                for container in all.concat() {
+                    let context = &container["securityContext"];
+                    assert_eq!(context["privileged"], Value::Null);
+                    assert_eq!(context["allowPrivilegeEscalation"], false);
+                    assert_eq!(context["readOnlyRootFilesystem"], true);
+                    assert_eq!(context["capabilities"]["drop"], json!(["ALL"]));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_secrets_that_a_join_makes_are_those_that_are_mounted() {
+        let volumes = daemon_set(&base(), GATEWAY)["spec"]["template"]["spec"]["volumes"].clone();
+        let secrets: Vec<&str> =
+            volumes.as_array().unwrap().iter().filter_map(|one| one["secret"]["secretName"].as_str()).collect();
+        assert_eq!(secrets, [BROKER_SECRET, PSK_SECRET]);
+    }
+
+    #[test]
+    fn settings_and_image_are_put_in_and_pods_follow_them() {
+        let variables = BTreeMap::from([("SUBMARINER_CLUSTERID", "east".to_owned())]);
+        let version = |variables: &BTreeMap<&str, String>, psk: &str, name: &str| {
+            daemon_set(&objects("i:1", variables, psk), name)["spec"]["template"]["metadata"]["annotations"].clone()
+        };
+        let made = objects("i:1", &variables, "7");
+        let settings = made.iter().find(|object| object["kind"] == "ConfigMap").unwrap();
+        assert_eq!(settings["data"], json!({"SUBMARINER_CLUSTERID": "east"}));
+        assert_eq!(image_of(&daemon_set(&made, ROUTE_AGENT)), Some("i:1"));
+        let other = BTreeMap::from([("SUBMARINER_CLUSTERID", "west".to_owned())]);
+        for name in [GATEWAY, ROUTE_AGENT] {
+            assert_eq!(version(&variables, "7", name), version(&variables, "7", name));
+            assert_ne!(version(&variables, "7", name), version(&other, "7", name));
+        }
+        assert_ne!(version(&variables, "7", GATEWAY), version(&variables, "8", GATEWAY));
+        assert_eq!(version(&variables, "7", ROUTE_AGENT), version(&variables, "8", ROUTE_AGENT));
+    }
+
+    #[test]
+    fn an_uninstaller_works_first_on_every_node_and_then_waits() {
+        let made = uninstaller(&daemon_set(&base(), GATEWAY));
+        let pod = &made["spec"]["template"]["spec"];
+        assert_eq!(made["metadata"]["name"], "culvert-gateway-uninstall");
+        assert_eq!(made["spec"]["selector"]["matchLabels"], made["spec"]["template"]["metadata"]["labels"]);
+        assert_eq!(pod["nodeSelector"], Value::Null);
+        let work = &pod["initContainers"][0];
+        assert!(work["env"].as_array().unwrap().contains(&json!({"name": "SUBMARINER_UNINSTALL", "value": "true"})));
+        assert_eq!((&work["command"], &work["readinessProbe"]), (&json!(["/bin/culvert-gateway"]), &Value::Null));
+        assert_eq!(pod["containers"][0]["command"], json!(["/bin/culvert", "pause"]));
+    }
+}

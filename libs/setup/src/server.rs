@@ -1,0 +1,337 @@
+//! An API server, and the few requests that setting up needs of it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use serde_json::{Value, json};
+
+use crate::broker_info::BrokerInfo;
+use crate::error::{ConnectError, ServerError, chain};
+use crate::object::{Kind, ObjectRef};
+use crate::secret::SecretBytes;
+
+/// In whose name fields are set, as the API server records it.
+const FIELD_MANAGER: &str = "culvert";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where a kubeconfig is and what of it is used, as kubectl's flags have it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// `None`: `$KUBECONFIG`, else `~/.kube/config`, else a pod's own account.
+    pub kubeconfig: Option<PathBuf>,
+    pub context: Option<String>,
+    pub cluster: Option<String>,
+    pub user: Option<String>,
+}
+
+/// A connection to an API server.
+#[derive(Clone)]
+pub struct Server {
+    client: kube::Client,
+    url: String,
+}
+
+/// A right that an operation needs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Right {
+    pub verb: &'static str,
+    pub group: String,
+    /// With a subresource after a slash, if it is about one.
+    pub resource: String,
+    pub namespace: Option<String>,
+}
+
+/// A token that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    pub token: SecretBytes,
+    /// The API server may grant less than was asked for.
+    pub expires: Timestamp,
+}
+
+impl Server {
+    /// Connects as a kubeconfig says. Nothing is sent yet.
+    ///
+    /// # Errors
+    ///
+    /// The kubeconfig is missing, is not understood, or has no such context.
+    pub async fn of_kubeconfig(access: &Access) -> Result<Self, ConnectError> {
+        let Access { kubeconfig, context, cluster, user } = access.clone();
+        let chosen = context.is_some() || cluster.is_some() || user.is_some();
+        let options = KubeConfigOptions { context, cluster, user };
+        let error = |error: &dyn std::error::Error| ConnectError::Kubeconfig(chain(error));
+        let config = match kubeconfig {
+            Some(path) => {
+                let file = Kubeconfig::read_from(path).map_err(|source| error(&source))?;
+                Config::from_custom_kubeconfig(file, &options).await.map_err(|source| error(&source))?
+            }
+            None if chosen => Config::from_kubeconfig(&options).await.map_err(|source| error(&source))?,
+            None => Config::infer().await.map_err(|source| error(&source))?,
+        };
+        Self::of_config(config)
+    }
+
+    /// Connects to the broker of a file, as the account that joins clusters. Nothing is sent yet.
+    ///
+    /// # Errors
+    ///
+    /// The address or the certificates are not understood.
+    pub async fn of_broker(info: &BrokerInfo) -> Result<Self, ConnectError> {
+        Self::of_token(&info.url, &info.token, info.ca.as_deref()).await
+    }
+
+    /// Connects with a token, and with certificates in PEM that vouch for the server.
+    ///
+    /// # Errors
+    ///
+    /// The address or the certificates are not understood.
+    pub async fn of_token(url: &str, token: &SecretBytes, ca: Option<&[u8]>) -> Result<Self, ConnectError> {
+        let error = |reason: String| ConnectError::Url { url: url.to_owned(), reason };
+        let parsed: http::Uri = url.parse().map_err(|reason: http::uri::InvalidUri| error(reason.to_string()))?;
+        if parsed.scheme().is_none() || parsed.host().is_none() {
+            return Err(error("it has no scheme, or no host".to_owned()));
+        }
+        let token = String::from_utf8_lossy(token.expose());
+        let kubeconfig = json!({
+            "clusters": [{"name": "broker", "cluster": {
+                "server": url,
+                "certificate-authority-data": ca.map(|ca| STANDARD.encode(ca)),
+            }}],
+            "users": [{"name": "broker", "user": {"token": token.trim()}}],
+            "contexts": [{"name": "broker", "context": {"cluster": "broker", "user": "broker"}}],
+            "current-context": "broker",
+        });
+        let unusable =
+            |error: &dyn std::error::Error| ConnectError::Client { url: url.to_owned(), reason: chain(error) };
+        let kubeconfig: Kubeconfig = serde_json::from_value(kubeconfig).map_err(|error| unusable(&error))?;
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+        Self::of_config(config.map_err(|error| unusable(&error))?)
+    }
+
+    fn of_config(mut config: Config) -> Result<Self, ConnectError> {
+        config.connect_timeout = Some(CONNECT_TIMEOUT);
+        config.read_timeout = Some(ANSWER_TIMEOUT);
+        config.write_timeout = Some(ANSWER_TIMEOUT);
+        let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+        let client = kube::Client::try_from(config)
+            .map_err(|error| ConnectError::Client { url: url.clone(), reason: chain(&error) })?;
+        Ok(Self { client, url })
+    }
+
+    /// Returns the address, with scheme.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Returns the server's version, such as 1 and 33.
+    ///
+    /// # Errors
+    ///
+    /// As those of every request: [`ServerError`] names the server, what was asked, and what helps.
+    pub async fn version(&self) -> Result<(u32, u32), ServerError> {
+        let info = self.client.apiserver_version().await.map_err(|error| self.error("its version", &error))?;
+        // Some platforms write "33+".
+        let number = |text: &str| text.trim_end_matches(|character: char| !character.is_ascii_digit()).parse().ok();
+        number(&info.major).zip(number(&info.minor)).ok_or_else(|| ServerError::Answer {
+            server: self.url.clone(),
+            what: "its version".to_owned(),
+            message: format!("{}.{}", info.major, info.minor),
+        })
+    }
+
+    /// Makes an object, or brings the fields that are given here to what they are here.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`].
+    pub async fn apply(&self, object: &Value) -> Result<(), ServerError> {
+        let reference = ObjectRef::of(object);
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let api = self.api(reference.kind, reference.namespace.as_deref());
+        let applied = api.patch(&reference.name, &params, &Patch::Apply(object)).await;
+        applied.map(|_| ()).map_err(|error| self.error(reference.to_string(), &error))
+    }
+
+    /// Makes an object unless it is there already, which gives `false`.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`].
+    pub async fn create(&self, object: &Value) -> Result<bool, ServerError> {
+        let reference = ObjectRef::of(object);
+        let api = self.api(reference.kind, reference.namespace.as_deref());
+        let error =
+            |message: String| ServerError::Answer { server: self.url.clone(), what: reference.to_string(), message };
+        let typed = serde_json::from_value(object.clone()).map_err(|cause| error(cause.to_string()))?;
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        match api.create(&params, &typed).await {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(self.error(reference.to_string(), &error)),
+        }
+    }
+
+    /// Reads an object; `None` if there is none, or if the server does not know its kind.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`].
+    pub async fn find(&self, reference: &ObjectRef) -> Result<Option<Value>, ServerError> {
+        let api = self.api(reference.kind, reference.namespace.as_deref());
+        match api.get(&reference.name).await {
+            Ok(found) => Ok(Some(serde_json::to_value(found).unwrap_or_default())),
+            // Of a kind that it does not know, the server says so without a reason.
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(error) => Err(self.error(reference.to_string(), &error)),
+        }
+    }
+
+    /// Reads all objects of a kind in a namespace; none if the server does not know the kind.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`].
+    pub async fn list(&self, kind: Kind, namespace: &str) -> Result<Vec<Value>, ServerError> {
+        match self.api(kind, Some(namespace)).list(&ListParams::default()).await {
+            Ok(list) => Ok(list.items.into_iter().map(|one| serde_json::to_value(one).unwrap_or_default()).collect()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
+            Err(error) => Err(self.error(format!("{} of {namespace}", kind.plural), &error)),
+        }
+    }
+
+    /// Tells whether the caller has a right.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`].
+    pub async fn may(&self, right: &Right) -> Result<bool, ServerError> {
+        let (resource, subresource) = match right.resource.split_once('/') {
+            Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
+            None => (right.resource.as_str(), None),
+        };
+        let review = SelfSubjectAccessReview {
+            spec: SelfSubjectAccessReviewSpec {
+                resource_attributes: Some(ResourceAttributes {
+                    verb: Some(right.verb.to_owned()),
+                    group: Some(right.group.clone()),
+                    resource: Some(resource.to_owned()),
+                    subresource,
+                    namespace: right.namespace.clone(),
+                    ..ResourceAttributes::default()
+                }),
+                ..SelfSubjectAccessReviewSpec::default()
+            },
+            ..SelfSubjectAccessReview::default()
+        };
+        let api: Api<SelfSubjectAccessReview> = Api::all(self.client.clone());
+        let review = api.create(&PostParams::default(), &review).await;
+        let review = review.map_err(|error| self.error("a review of the caller's rights", &error))?;
+        Ok(review.status.is_some_and(|status| status.allowed))
+    }
+
+    /// Returns those of `rights` that the caller lacks.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`].
+    pub async fn lacking(&self, rights: &[Right]) -> Result<Vec<Right>, ServerError> {
+        let mut lacking = Vec::new();
+        for right in rights {
+            if !self.may(right).await? {
+                lacking.push(right.clone());
+            }
+        }
+        Ok(lacking)
+    }
+
+    /// Asks for a token of an account that lives for `lifetime`.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`].
+    pub async fn request_token(
+        &self,
+        namespace: &str,
+        account: &str,
+        lifetime: Duration,
+    ) -> Result<Granted, ServerError> {
+        let request = TokenRequest {
+            spec: TokenRequestSpec {
+                expiration_seconds: i64::try_from(lifetime.as_secs()).ok(),
+                ..TokenRequestSpec::default()
+            },
+            ..TokenRequest::default()
+        };
+        let what = format!("a token of account {namespace}/{account}");
+        let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
+        let granted = api.create_token_request(account, &PostParams::default(), &request).await;
+        let granted = granted.map_err(|error| self.error(what.clone(), &error))?;
+        let status = granted.status.ok_or_else(|| ServerError::Answer {
+            server: self.url.clone(),
+            what,
+            message: "it has no status".to_owned(),
+        })?;
+        Ok(Granted { token: status.token.into_bytes().into(), expires: status.expiration_timestamp.0 })
+    }
+
+    /// Tells what the server would answer if an account of a namespace made this object; `group` gives it rights.
+    pub(crate) async fn would_answer(&self, user: &str, group: &str, object: &Value) -> Result<(), kube::Error> {
+        let ObjectRef { kind, namespace, .. } = ObjectRef::of(object);
+        let resource = kind.resource();
+        let path = match namespace {
+            Some(namespace) => format!("/apis/{}/namespaces/{namespace}/{}", resource.api_version, kind.plural),
+            None => format!("/apis/{}/{}", resource.api_version, kind.plural),
+        };
+        let request = http::Request::post(format!("{path}?dryRun=All"))
+            .header("Content-Type", "application/json")
+            .header("Impersonate-User", user)
+            .header("Impersonate-Group", group)
+            .body(object.to_string().into_bytes())
+            .map_err(kube::Error::HttpError)?;
+        self.client.request::<Value>(request).await.map(|_| ())
+    }
+
+    pub(crate) fn error_of(&self, what: &str, error: &kube::Error) -> ServerError {
+        self.error(what, error)
+    }
+
+    pub(crate) fn too_long(&self, what: impl Into<String>, seconds: u64) -> ServerError {
+        ServerError::TooLong { server: self.url.clone(), what: what.into(), seconds }
+    }
+
+    pub(crate) fn api(&self, kind: Kind, namespace: Option<&str>) -> Api<DynamicObject> {
+        let resource = kind.resource();
+        match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        }
+    }
+
+    pub(crate) fn error(&self, what: impl Into<String>, error: &kube::Error) -> ServerError {
+        ServerError::of(&self.url, what, error)
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl Right {
+    /// Returns what the right is on, without the verb.
+    pub(crate) fn on(&self) -> String {
+        let group = if self.group.is_empty() { String::new() } else { format!(".{}", self.group) };
+        let namespace = self.namespace.as_ref().map(|name| format!(" in namespace {name}")).unwrap_or_default();
+        format!("{}{group}{namespace}", self.resource)
+    }
+}
