@@ -101,7 +101,8 @@ pub(crate) fn check_needed() -> Result<()> {
 }
 
 fn build(sources: &Path, binary: &Path) -> Result<()> {
-    run(Command::new("go").arg("version")).context(
+    let program = go_program();
+    run(Command::new(program).arg("version")).context(
         "Kubernetes is built from source, which needs Go 1.21 or newer (it fetches the release that it wants)",
     )?;
     let mut stderr = std::io::stderr();
@@ -121,12 +122,19 @@ fn build(sources: &Path, binary: &Path) -> Result<()> {
     let flags =
         format!("-s -w -X {package}.gitVersion={version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}");
     let unfinished = binary.with_extension("new");
-    let mut go = Command::new("go");
+    let mut go = Command::new(program);
     go.current_dir(sources).env("CGO_ENABLED", "0");
     run(go.args(["build", "-mod=readonly", "-trimpath", "-ldflags", &flags, "-o"]).arg(&unfinished).arg("."))?;
     fs::rename(unfinished, binary)?;
     writeln!(stderr, "Kubernetes {version} is built.")?;
     Ok(())
+}
+
+/// Returns Go as it is found, or where its own installer puts it, which need not be in the path.
+fn go_program() -> &'static str {
+    const INSTALLED: &str = "/usr/local/go/bin/go";
+    let is_found = run(Command::new("go").arg("version")).is_ok();
+    if !is_found && Path::new(INSTALLED).is_file() { INSTALLED } else { "go" }
 }
 
 fn remove_older(directory: &Path, binary: &Path) -> Result<()> {
