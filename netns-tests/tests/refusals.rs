@@ -96,7 +96,9 @@ fn wrong_flags_are_named() {
         stage.assert_fails(role, &[], &["--health-check", "perhaps"], &["--health-check", "perhaps"]);
         stage.assert_fails(role, &[], &["--log-level", "loud"], &["loud", "debug"]);
         let program = stage.binaries.daemon(role);
-        stage.assert_program_fails(&program, &[], &["--cluster-id", "east"], &["--cluster-cidr", "--records"]);
+        stage.assert_program_fails(&program, &[], &["--cluster-id", "east"], &["--cluster-cidr"]);
+        let nowhere = ["--cluster-id", "east", "--cluster-cidr", "10.1.0.0/16"];
+        stage.assert_program_fails(&program, &[], &nowhere, &["records", "--records", "--kubeconfig"]);
     }
     stage.assert_fails(Role::Gateway, &[], &["--cable-driver", "libreswan"], &["libreswan", "wireguard"]);
     stage.assert_fails(Role::Gateway, &[], &["--natt-port", "70000"], &["--natt-port", "70000"]);
