@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 /// Why a remote subnet is not routed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubnetError {
-    #[error("subnet {subnet} overlaps {local} of this cluster: give one of the two other CIDRs, or use Globalnet")]
+    #[error("subnet {subnet} overlaps {local} of this cluster: give one of the two other CIDRs")]
     OverlapsLocal { subnet: IpNet, local: IpNet },
     #[error("subnet {subnet} covers node network {local}: the clusters' node and pod networks must differ")]
     OverlapsNode { subnet: IpNet, local: IpNet },

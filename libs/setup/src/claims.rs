@@ -22,7 +22,7 @@ impl fmt::Display for Conflict {
         let Self { one, other } = self;
         write!(
             f,
-            "{} of cluster {} overlaps {} of cluster {}: give one of the two other CIDRs, or use Globalnet",
+            "{} of cluster {} overlaps {} of cluster {}: give one of the two other CIDRs",
             one.1, one.0, other.1, other.0
         )
     }

@@ -172,7 +172,7 @@ fn apart(kind: &str, field: &str) -> Validation {
         format!(
             "'{kind} ' + variables.name + ': {field}: ' + variables.cidrs.filter(c, {taken})[0] + ' overlaps a CIDR of \
              cluster ' + params.metadata.name + ', which has ' + variables.theirs.join(', ') + ': give one of the two \
-             clusters other CIDRs, or use Globalnet'"
+             clusters other CIDRs'"
         ),
     )
 }
