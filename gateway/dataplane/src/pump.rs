@@ -1,7 +1,7 @@
 //! The packet thread: moves bytes between the TUN, the sockets and the [`Forwarder`], and decides nothing.
 //!
-//! One thread serves both directions in turn, in bounded portions: what came from the network is written before more is
-//! read from the TUN, so neither direction starves and nothing waits behind more than one outbox of data.
+//! One thread serves both directions in turn, in bounded portions, so that neither starves. All that waits on the TUN is
+//! read into the queue, where flows take turns (`queue`); a lone packet passes by it.
 
 use std::io;
 use std::os::fd::AsFd;

@@ -77,22 +77,18 @@ impl FairQueue {
         std::mem::take(&mut self.dropped)
     }
 
-    /// Returns room for a virtio header and the largest packet. In a full queue the longest flow loses its oldest.
+    /// Returns room for a virtio header and the largest packet; there is always some, beside the packets that may wait.
     pub(crate) fn room(&mut self) -> &mut [u8] {
         self.release();
         if self.free.is_empty() {
-            if self.slots.len() == SLOTS {
-                self.drop_from_longest();
-            } else {
-                self.slots.push(Slot { bytes: vec![0; HEADER + MAX_PACKET], length: 0, arrived: None });
-                self.free.push(self.slots.len() - 1);
-            }
+            self.slots.push(Slot { bytes: vec![0; HEADER + MAX_PACKET], length: 0, arrived: None });
+            self.free.push(self.slots.len() - 1);
         }
         let slot = *self.free.last().expect("a slot was made free");
         &mut self.slots[slot].bytes
     }
 
-    /// Takes the `length` bytes that were written into [`Self::room`].
+    /// Takes the `length` bytes that were written into [`Self::room`]. In a full queue the longest flow loses its oldest.
     pub(crate) fn push(&mut self, length: usize, now: Instant) {
         let Some(place) = self.free.pop() else { return };
         let slot = &mut self.slots[place];
@@ -106,6 +102,9 @@ impl FairQueue {
             flow.is_listed = true;
             flow.credit = QUANTUM;
             self.fresh.push_back(number);
+        }
+        if self.slots.len() - self.free.len() > SLOTS {
+            self.drop_from_longest();
         }
     }
 

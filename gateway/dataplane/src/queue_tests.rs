@@ -1,3 +1,5 @@
+//! Turns, order and drops of the queue, packet by packet; CoDel by given times.
+
 use super::*;
 use crate::packet::build;
 
@@ -92,6 +94,8 @@ fn in_a_full_queue_the_longest_flow_loses_its_oldest() {
         put(&mut queue, &bulk(1, sequence), now);
     }
     assert_eq!(queue.take_dropped(), 1);
+    queue.room();
+    assert_eq!((queue.take_dropped(), queue.slots.len()), (0, SLOTS + 1), "to look for more costs nothing");
     let out = drain(&mut queue, now);
     assert_eq!((out.len(), out[0], out[1]), (SLOTS, (5, 0), (1, 1)));
 }

@@ -275,7 +275,7 @@ impl Receiver {
         let count = unsafe {
             let fd = socket.socket.as_raw_fd();
             if limit == 1 {
-                // What `recvmmsg` does beyond this is a fiftieth of what a lone packet costs.
+                // A lone packet is spared what `recvmmsg` does for the sake of more.
                 let length = libc::recvmsg(fd, &raw mut self.messages[0].msg_hdr, libc::MSG_DONTWAIT);
                 self.messages[0].msg_len = u32::try_from(length).unwrap_or(0);
                 if length < 0 { -1 } else { 1 }
