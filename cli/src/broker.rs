@@ -1,5 +1,5 @@
-//! `deploy-broker` and `recover-broker-info`: everything that can go wrong is looked for first, and the broker file is
-//! written last.
+//! `deploy-broker` and `recover-broker-info`: what speaks against it at the API server is looked for first, and the broker
+//! file is written last.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use culvert_setup::names::OPERATOR_NAMESPACE;
 use culvert_setup::{
-    BROKER_FILE, Broker, BrokerInfo, Existing, PSK_LENGTH, SecretBytes, Server, TOKEN_LIFETIME, definitions, read,
+    BROKER_FILE, Broker, BrokerInfo, Existing, PSK_LENGTH, SecretBytes, Server, TOKEN_LIFETIME, https_url, read,
     read_if_there, write,
 };
 use jiff::Timestamp;
@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::args::Output;
 use crate::broker_args::{DeployBroker, RecoverBrokerInfo};
+use crate::progress::tell;
 
 /// What a run did, for people or as data.
 #[derive(Debug, Serialize)]
@@ -41,25 +42,21 @@ pub(crate) async fn deploy(asked: &DeployBroker) -> Result<String> {
     // A file that is damaged is looked at before it would be put away.
     let before = read_if_there(file)?;
     let given = asked.ipsec_psk_from.as_deref().map(read).transpose()?;
-    let server = Server::of_kubeconfig(&asked.access.access()).await?;
+    let server = Server::of_kubeconfig(&asked.broker.access.access()).await?;
     tell(&format!("Looking at API server {}", server.url()));
-    let wanted = Broker::new(&asked.namespace, asked.token_lifetime.unwrap_or(TOKEN_LIFETIME))?;
+    let url = asked.broker.broker_url.clone().map_or_else(|| https_url(server.url()), Ok)?;
+    let wanted = Broker::new(&asked.broker.namespace, asked.token_lifetime.unwrap_or(TOKEN_LIFETIME))?;
     let existing = server.look_at_broker(&wanted).await?;
     let (psk, origin) = choose_psk(given, before, existing.psk.clone())?;
     let lifetime = asked.token_lifetime.or(existing.token_lifetime).unwrap_or(TOKEN_LIFETIME);
-    let broker = Broker::new(&asked.namespace, lifetime)?;
-    for warning in warnings(&existing, &asked.namespace) {
+    let broker = Broker::new(&asked.broker.namespace, lifetime)?;
+    let mut warnings = warnings(&existing, broker.namespace());
+    for warning in &warnings {
         eprintln!("warning: {warning}");
     }
 
     tell("Making the definitions of records");
-    for definition in definitions() {
-        let name = definition["metadata"]["name"].as_str().unwrap_or_default();
-        if !existing.foreign_definitions.contains(name) {
-            server.apply(&definition).await?;
-        }
-        server.wait_established(&definition).await?;
-    }
+    server.apply_definitions(&existing.foreign_definitions).await?;
     tell(&format!("Making accounts, roles and policies in namespace {}", broker.namespace()));
     for object in broker.objects() {
         server.apply(&object).await?;
@@ -69,7 +66,6 @@ pub(crate) async fn deploy(asked: &DeployBroker) -> Result<String> {
     }
     server.keep_psk(broker.namespace(), &psk).await?;
     tell("Waiting until the policies are in force");
-    let mut warnings = warnings(&existing, &asked.namespace);
     if !server.wait_enforced(&broker).await? {
         let unsure = "whether the policies are in force cannot be seen without the right to impersonate: wait a minute \
                       before clusters join";
@@ -80,7 +76,7 @@ pub(crate) async fn deploy(asked: &DeployBroker) -> Result<String> {
     let (token, ca) = server.admin_token(broker.namespace()).await?;
 
     let info = BrokerInfo {
-        url: asked.broker_url.clone().unwrap_or_else(|| server.url().to_owned()),
+        url,
         namespace: broker.namespace().to_owned(),
         token,
         ca,
@@ -103,23 +99,17 @@ pub(crate) async fn deploy(asked: &DeployBroker) -> Result<String> {
 
 /// Writes the broker file of a broker that is there.
 pub(crate) async fn recover(asked: &RecoverBrokerInfo) -> Result<String> {
-    let server = Server::of_kubeconfig(&asked.access.access()).await?;
+    let server = Server::of_kubeconfig(&asked.broker.access.access()).await?;
     tell(&format!("Looking at API server {}", server.url()));
-    let (token, ca) = server.recover_token(&asked.namespace).await?;
+    let url = asked.broker.broker_url.clone().map_or_else(|| https_url(server.url()), Ok)?;
+    let (token, ca) = server.recover_token(&asked.broker.namespace).await?;
     let (psk, origin) = find_psk(asked, &server).await?;
-    let (mut components, custom_domains) = server.recorded_components(&asked.namespace).await?;
+    let (mut components, custom_domains) = server.recorded_components(&asked.broker.namespace).await?;
     if components.is_empty() {
         components.push("connectivity".to_owned());
     }
-    let info = BrokerInfo {
-        url: asked.broker_url.clone().unwrap_or_else(|| server.url().to_owned()),
-        namespace: asked.namespace.clone(),
-        token,
-        ca,
-        psk,
-        components,
-        custom_domains,
-    };
+    let info =
+        BrokerInfo { url, namespace: asked.broker.namespace.clone(), token, ca, psk, components, custom_domains };
     let older = write(Path::new(BROKER_FILE), &info, Timestamp::now())?;
     let report = Report {
         broker_url: info.url,
@@ -160,12 +150,12 @@ fn new_psk() -> Result<SecretBytes> {
 }
 
 async fn find_psk(asked: &RecoverBrokerInfo, server: &Server) -> Result<(SecretBytes, &'static str)> {
-    if let Some(psk) = server.broker_psk(&asked.namespace).await? {
+    if let Some(psk) = server.broker_psk(&asked.broker.namespace).await? {
         return Ok((psk, "from the broker"));
     }
     let member = match &asked.member_context {
         Some(context) => {
-            let mut access = asked.access.access();
+            let mut access = asked.broker.access.access();
             access.context = Some(context.clone());
             &Server::of_kubeconfig(&access).await?
         }
@@ -174,7 +164,7 @@ async fn find_psk(asked: &RecoverBrokerInfo, server: &Server) -> Result<(SecretB
     let psk = member.psk_in(OPERATOR_NAMESPACE).await?.with_context(|| {
         format!(
             "neither broker {} nor {} has the pre-shared key: name a joined cluster with --member-context",
-            asked.namespace,
+            asked.broker.namespace,
             member.url()
         )
     })?;
@@ -193,11 +183,6 @@ fn warnings(existing: &Existing, namespace: &str) -> Vec<String> {
         )
     });
     kept.into_iter().chain(existing.conflicts.iter().map(ToString::to_string)).chain(exposed).collect()
-}
-
-/// Says what comes next, on standard error: standard output is for what scripts read.
-fn tell(step: &str) {
-    eprintln!("{step} ...");
 }
 
 fn render(report: &Report, output: Output) -> Result<String> {

@@ -4,21 +4,30 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use culvert_setup::https_url;
 use culvert_setup::names::BROKER_NAMESPACE;
 
 use crate::access::AccessArgs;
 use crate::args::Output;
+use crate::later;
 
+/// Where the broker is.
 #[derive(Debug, clap::Args)]
-pub(crate) struct DeployBroker {
+pub(crate) struct BrokerArgs {
     #[command(flatten)]
     pub(crate) access: AccessArgs,
     /// Namespace of the broker.
     #[arg(long, short, alias = "broker-namespace", value_name = "NAME", default_value = BROKER_NAMESPACE)]
     pub(crate) namespace: String,
     /// Address of the API server as the members reach it [default: the kubeconfig's].
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = https_url)]
     pub(crate) broker_url: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DeployBroker {
+    #[command(flatten)]
+    pub(crate) broker: BrokerArgs,
     /// Broker file whose pre-shared key is to be used [default: that of an earlier run, else a new one].
     #[arg(long, value_name = "FILE")]
     pub(crate) ipsec_psk_from: Option<PathBuf>,
@@ -37,13 +46,7 @@ pub(crate) struct DeployBroker {
 #[derive(Debug, clap::Args)]
 pub(crate) struct RecoverBrokerInfo {
     #[command(flatten)]
-    pub(crate) access: AccessArgs,
-    /// Namespace of the broker.
-    #[arg(long, short, alias = "broker-namespace", value_name = "NAME", default_value = BROKER_NAMESPACE)]
-    pub(crate) namespace: String,
-    /// Address of the API server as the members reach it [default: the kubeconfig's].
-    #[arg(long, value_name = "URL")]
-    pub(crate) broker_url: Option<String>,
+    pub(crate) broker: BrokerArgs,
     /// Context of a joined cluster, if the broker itself does not keep the pre-shared key, as one made by subctl.
     #[arg(long, value_name = "NAME")]
     pub(crate) member_context: Option<String>,
@@ -107,7 +110,7 @@ impl Later {
         let domains = "service discovery does not exist yet: leave it out";
         let images = "a broker runs nothing, so there is no image to choose: leave it out";
         let proxy = "a broker runs nothing that a proxy would serve; for this command itself set HTTPS_PROXY";
-        let given = [
+        later::refuse(&[
             ("--globalnet", &self.globalnet, globalnet),
             ("--globalnet-cidr-range", &self.globalnet_cidr_range, globalnet),
             ("--globalnet-cluster-size", &self.globalnet_cluster_size, globalnet),
@@ -120,13 +123,7 @@ impl Later {
             ("--http-proxy", &self.http_proxy, proxy),
             ("--https-proxy", &self.https_proxy, proxy),
             ("--no-proxy", &self.no_proxy, proxy),
-        ];
-        // Switched off is what it is.
-        let refused = given.iter().find(|(_, value, _)| value.as_deref().is_some_and(|value| value != "false"));
-        match refused {
-            Some((flag, _, reason)) => bail!("{flag}: {reason}"),
-            None => Ok(()),
-        }
+        ])
     }
 }
 
@@ -173,8 +170,18 @@ mod tests {
     #[test]
     fn what_is_switched_off_or_there_is_no_error() {
         parsed("--globalnet=false --operator-debug=false --components connectivity").check().unwrap();
-        assert_eq!(parsed("--broker-namespace b").namespace, "b");
-        assert_eq!(parsed("").namespace, "submariner-k8s-broker");
+        assert_eq!(parsed("--broker-namespace b").broker.namespace, "b");
+        assert_eq!(parsed("").broker.namespace, "submariner-k8s-broker");
+    }
+
+    #[test]
+    fn an_address_to_which_a_token_would_go_in_the_clear_is_refused() {
+        for url in ["http://192.0.2.1:6443", "192.0.2.1:6443"] {
+            let error = Line::try_parse_from(["culvert", "--broker-url", url]).unwrap_err().to_string();
+            assert!(error.contains("write it as https://"), "{error}");
+        }
+        let url = "https://r.example.org/k8s/clusters/c-1";
+        assert_eq!(parsed(&format!("--broker-url {url}")).broker.broker_url.as_deref(), Some(url));
     }
 
     #[test]

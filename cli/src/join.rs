@@ -9,12 +9,13 @@ use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use culvert_api::ConnectionStatus;
 use culvert_model::ClusterId;
 use culvert_setup::manifests::{self, GATEWAY, ROUTE_AGENT};
 use culvert_setup::names::{MANAGED_BY, OPERATOR_NAMESPACE, PSK_SECRET};
 use culvert_setup::{
     BrokerCredentials, BrokerInfo, GatewayNodes, Installation, JoinRequest, Kind, LocalObstacle, Member, ObjectRef,
-    Server, Settings, definitions, prepare_member, read,
+    Server, Settings, prepare_member, read,
 };
 use ipnet::IpNet;
 use serde::Serialize;
@@ -23,11 +24,10 @@ use tokio::time::{Instant, sleep};
 use crate::args::Output;
 use crate::join_args::Join;
 use crate::progress::{POLL, Told, tell, wait_for_pods};
+use crate::table::printable;
 
 /// How long cables may take once all daemons run.
 const CONNECTED: Duration = Duration::from_secs(60);
-/// The state of a connection that works, as Gateway records have it.
-const CONNECTED_STATUS: &str = "connected";
 
 /// What a run did, for people or as data.
 #[derive(Debug, Serialize)]
@@ -48,7 +48,7 @@ struct Report {
 #[serde(rename_all = "camelCase")]
 struct Connection {
     cluster: String,
-    status: String,
+    status: ConnectionStatus,
     /// Why it is not connected.
     #[serde(skip_serializing_if = "String::is_empty")]
     reason: String,
@@ -129,13 +129,7 @@ async fn plan(asked: &Join, info: &BrokerInfo, local: &Server) -> Result<Plan> {
 /// Brings everything to this cluster.
 async fn install(plan: &Plan, info: &BrokerInfo, credentials: &BrokerCredentials, local: &Server) -> Result<()> {
     tell("Making the definitions of records");
-    for definition in definitions() {
-        let name = definition["metadata"]["name"].as_str().unwrap_or_default();
-        if !plan.installation.foreign_definitions.contains(name) {
-            local.apply(&definition).await?;
-        }
-        local.wait_established(&definition).await?;
-    }
+    local.apply_definitions(&plan.installation.foreign_definitions).await?;
     tell(&format!("Making accounts, secrets and daemons in namespace {OPERATOR_NAMESPACE}"));
     let namespace = ObjectRef { kind: Kind::NAMESPACE, namespace: None, name: OPERATOR_NAMESPACE.to_owned() };
     let found = local.find(&namespace).await?;
@@ -215,7 +209,8 @@ async fn wait_connected(
         let mut others = broker.announced_clusters(&info.namespace).await?;
         let announced = others.remove(own.as_str());
         let connections = connections(&others, &local.connections().await?);
-        let open: Vec<&Connection> = connections.iter().filter(|one| one.status != CONNECTED_STATUS).collect();
+        let open: Vec<&Connection> =
+            connections.iter().filter(|one| one.status != ConnectionStatus::Connected).collect();
         if announced && open.is_empty() {
             return Ok(connections);
         }
@@ -227,7 +222,8 @@ async fn wait_connected(
                 );
             }
             for Connection { cluster, status, reason } in open {
-                eprintln!("warning: cluster {cluster} is not connected ({status}): {reason}");
+                let warning = format!("cluster {cluster} is not connected ({status}): {reason}");
+                eprintln!("warning: {}", printable(&warning));
             }
             return Ok(connections);
         }
@@ -241,16 +237,16 @@ async fn wait_connected(
     }
 }
 
-/// Returns how the connections to `others` are by what the gateway says of a cluster, the state, and why.
-fn connections(others: &BTreeSet<String>, found: &[[String; 3]]) -> Vec<Connection> {
+/// Returns how the connections to `others` are by what the gateway says.
+fn connections(others: &BTreeSet<String>, found: &[culvert_api::Connection]) -> Vec<Connection> {
     let connection = |cluster: &String| {
-        let (status, reason) = match found.iter().find(|[id, _, _]| id == cluster) {
+        let (status, reason) = match found.iter().find(|one| one.endpoint.cluster_id == *cluster) {
             // Submariner counts bytes here; that is no reason for anything.
-            Some([_, status, _]) if status == CONNECTED_STATUS => (status.as_str(), ""),
-            Some([_, status, reason]) => (status.as_str(), reason.as_str()),
-            None => ("none", "this cluster's gateway does not know of it yet"),
+            Some(one) if one.status == ConnectionStatus::Connected => (one.status, ""),
+            Some(one) => (one.status, one.status_message.as_str()),
+            None => (ConnectionStatus::None, "this cluster's gateway does not know of it yet"),
         };
-        Connection { cluster: cluster.clone(), status: status.to_owned(), reason: reason.to_owned() }
+        Connection { cluster: cluster.clone(), status, reason: reason.to_owned() }
     };
     others.iter().map(connection).collect()
 }
@@ -282,7 +278,7 @@ fn render(report: &Report, output: Output) -> Result<String> {
             let _ = writeln!(text, "Services: {}", cidrs(&report.service_cidr));
             let _ = writeln!(text, "Gateways: {}", report.gateways.join(", "));
             for connection in &report.connections {
-                let _ = writeln!(text, "Cluster {}: {}", connection.cluster, connection.status);
+                let _ = writeln!(text, "Cluster {}: {}", printable(&connection.cluster), connection.status);
             }
             if report.connections.is_empty() {
                 text += "No other cluster has joined yet\n";
@@ -294,13 +290,21 @@ fn render(report: &Report, output: Output) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use culvert_api::EndpointSpec;
+
     use super::*;
 
     #[test]
     fn a_cluster_that_the_gateway_does_not_know_yet_is_not_connected() {
         let others = ["north", "south", "west"].map(str::to_owned).into();
-        let found = [["west", "connected", "Rx=1"], ["north", "error", "no answer"]];
-        let found = found.map(|one| one.map(str::to_owned));
+        let found = |cluster_id: &str, status, message: &str| culvert_api::Connection {
+            status,
+            status_message: message.to_owned(),
+            endpoint: EndpointSpec { cluster_id: cluster_id.to_owned(), ..EndpointSpec::default() },
+            ..culvert_api::Connection::default()
+        };
+        let found =
+            [found("west", ConnectionStatus::Connected, "Rx=1"), found("north", ConnectionStatus::Error, "no answer")];
         let texts: Vec<String> =
             connections(&others, &found).into_iter().map(|one| format!("{} {}", one.status, one.reason)).collect();
         assert_eq!(texts, ["error no answer", "none this cluster's gateway does not know of it yet", "connected "]);
@@ -318,7 +322,7 @@ mod tests {
             image: "i:1".to_owned(),
             connections: vec![Connection {
                 cluster: "west".to_owned(),
-                status: "connected".to_owned(),
+                status: ConnectionStatus::Connected,
                 reason: String::new(),
             }],
         };

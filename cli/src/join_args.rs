@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{ArgAction, ValueEnum};
 use culvert_model::ClusterId;
+use culvert_setup::https_url;
 use ipnet::IpNet;
 
 use crate::access::AccessArgs;
 use crate::args::Output;
+use crate::later;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Join {
@@ -55,7 +57,7 @@ pub(crate) struct Join {
     #[arg(long, value_name = "COUNT")]
     health_check_max_packet_loss_count: Option<u32>,
     /// Address of the broker's API server [default: the broker file's].
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = https_url)]
     pub(crate) broker_url: Option<String>,
     /// Image of the daemons, also as culvert=IMAGE [default: that of this release].
     #[arg(long, alias = "image-override", value_name = "IMAGE")]
@@ -189,7 +191,7 @@ impl Later {
         let ipsec = "it is about IPsec cables, which do not exist yet: leave it out";
         let operator = "there is no operator: for more of the daemons' logs pass --pod-debug";
         let proxy = "the daemons take no proxy from here yet: reach the broker without one";
-        let given = [
+        later::refuse(&[
             ("--globalnet", &self.globalnet, globalnet),
             ("--globalnet-cidr", &self.globalnet_cidr, globalnet),
             ("--globalnet-cluster-size", &self.globalnet_cluster_size, globalnet),
@@ -213,13 +215,7 @@ impl Later {
             ("--http-proxy", &self.http_proxy, proxy),
             ("--https-proxy", &self.https_proxy, proxy),
             ("--no-proxy", &self.no_proxy, proxy),
-        ];
-        // Switched off is what it is.
-        let refused = given.iter().find(|(_, value, _)| value.as_deref().is_some_and(|value| value != "false"));
-        match refused {
-            Some((flag, _, reason)) => bail!("{flag}: {reason}"),
-            None => Ok(()),
-        }
+        ])
     }
 }
 

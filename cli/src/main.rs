@@ -1,4 +1,4 @@
-//! `culvert`: makes brokers, and shows what the clusters, gateways and connections of a clusterset are doing.
+//! `culvert`: makes brokers, joins clusters and takes them out, and shows what gateways and connections are doing.
 //!
 //! Exit status 0 if what was asked for was done, 1 on any error (Submariner chapter 10).
 
@@ -8,6 +8,7 @@ mod broker;
 mod broker_args;
 mod join;
 mod join_args;
+mod later;
 mod progress;
 mod show;
 mod table;
@@ -59,9 +60,8 @@ fn run(args: &Args) -> anyhow::Result<String> {
         }
         Command::Version => Ok(format!("culvert {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Show(asked) => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let location = asked.records.location(Surroundings::of_person())?;
-            let (snapshot, problems) = runtime.block_on(show::read(&location))?;
+            let (snapshot, problems) = runtime()?.block_on(show::read(&location))?;
             for problem in problems {
                 eprintln!("warning: {}", table::printable(&problem));
             }

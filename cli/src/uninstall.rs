@@ -1,15 +1,15 @@
 //! `uninstall`: takes this cluster out of its clusterset, and everything of Culvert off its nodes and its API server.
 //!
 //! First the daemons end; then each node is cleaned by the daemons' own uninstallation, and the last gateway takes the
-//! cluster's records back at the broker; then the objects go. What fails is told in the end, and a second run goes on.
+//! cluster's records back at the broker; then the objects go. What fails is told in the end, and a second run goes on:
+//! what cleans is there, though parked, before what it cleans up after is deleted.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use culvert_setup::manifests::{GATEWAY, ROUTE_AGENT, uninstaller, uninstaller_name};
+use culvert_setup::manifests::{GATEWAY, ROUTE_AGENT, parked, uninstaller, uninstaller_name, unparked};
 use culvert_setup::names::OPERATOR_NAMESPACE;
 use culvert_setup::{Kind, ObjectRef, Server};
-use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::access::AccessArgs;
@@ -33,10 +33,6 @@ pub(crate) async fn run(asked: &Uninstall) -> Result<String> {
     let server = Server::of_kubeconfig(&asked.access.access()).await?;
     tell(&format!("Looking at this cluster, {}", server.url()));
     let installation = server.installation().await?;
-    let mut daemons = Vec::new();
-    for name in [GATEWAY, ROUTE_AGENT] {
-        daemons.extend(server.find(&daemon_set(name)).await?);
-    }
     let cluster = installation.cluster.unwrap_or_else(|| "without an id".to_owned());
     if !asked.yes {
         match ask(&format!("Take cluster {cluster} at {} out of its clusterset? [y/N] ", server.url()))? {
@@ -45,7 +41,7 @@ pub(crate) async fn run(asked: &Uninstall) -> Result<String> {
             None => bail!("nobody is there to confirm that cluster {cluster} is to be taken out: pass --yes"),
         }
     }
-    let mut left = clean_nodes(&server, &daemons).await?;
+    let mut left = clean_nodes(&server).await?;
     tell("Deleting records, accounts, secrets and settings");
     let kept = server.remove_join().await.context("some objects are left; run the same command again")?;
     let mut text = format!("Cluster {cluster} is uninstalled\n");
@@ -60,21 +56,22 @@ pub(crate) async fn run(asked: &Uninstall) -> Result<String> {
 }
 
 /// Ends the daemons and lets each node be cleaned; returns what could not be.
-async fn clean_nodes(server: &Server, daemons: &[Value]) -> Result<Vec<String>> {
+async fn clean_nodes(server: &Server) -> Result<Vec<String>> {
     let mut cleaners = Vec::new();
-    for daemon in daemons {
-        let cleaner = uninstaller(daemon);
-        let name = daemon["metadata"]["name"].as_str().unwrap_or_default();
-        tell(&format!("Ending {name}"));
-        server.delete(&daemon_set(name)).await?;
+    for name in [GATEWAY, ROUTE_AGENT] {
+        let cleaner = match server.find(&daemon_set(name)).await? {
+            Some(daemon) => {
+                let cleaner = uninstaller(&daemon);
+                server.apply(&parked(&cleaner)).await?;
+                tell(&format!("Ending {name}"));
+                server.delete(&daemon_set(name)).await?;
+                Some(cleaner)
+            }
+            // That of a run that was broken off is there still.
+            None => server.find(&daemon_set(&uninstaller_name(name))).await?.map(|found| unparked(&found)),
+        };
         wait_ended(server, name).await?;
-        cleaners.push(cleaner);
-    }
-    // Those of a run that was broken off are there still.
-    for name in [GATEWAY, ROUTE_AGENT].map(uninstaller_name) {
-        if cleaners.iter().all(|cleaner| cleaner["metadata"]["name"] != name.as_str()) {
-            cleaners.extend(server.find(&daemon_set(&name)).await?.map(|found| applicable(&found)));
-        }
+        cleaners.extend(cleaner);
     }
     for cleaner in &cleaners {
         server.apply(cleaner).await?;
@@ -88,17 +85,6 @@ async fn clean_nodes(server: &Server, daemons: &[Value]) -> Result<Vec<String>> 
         wait_ended(server, name).await?;
     }
     Ok(left)
-}
-
-/// Returns a DaemonSet that was found as one that can be applied.
-fn applicable(found: &Value) -> Value {
-    let metadata = &found["metadata"];
-    serde_json::json!({
-        "apiVersion": "apps/v1",
-        "kind": "DaemonSet",
-        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"], "labels": metadata["labels"]},
-        "spec": found["spec"],
-    })
 }
 
 /// Waits until all nodes are cleaned, or for as long as that may take; returns what pods say that are not done.

@@ -423,7 +423,7 @@ async fn an_outage_is_lived_through(lab: &Lab, store: &Store<'_>) {
     timeout(PATIENCE, watch.changed()).await.expect("an outage rings");
 
     let outage = records.outage().expect("an outage");
-    assert!(outage.contains("https://203.0.113.2:6443 does not answer since"), "{outage}");
+    assert!(outage.contains("https://203.0.113.2:6443 cannot be followed since"), "{outage}");
     assert_eq!(names(&records.list::<ClusterRecord>().await.unwrap()), ["north", "west"]);
     for error in [
         records.apply(&member("south")).await.unwrap_err(),

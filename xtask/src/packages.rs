@@ -68,6 +68,7 @@ pub(crate) fn install(purpose: Purpose) -> Result<()> {
     let needed = needed.into_iter();
     let mut missing: Vec<&str> =
         needed.filter(|(programs, _)| !programs.split(' ').any(installed)).map(|(_, name)| *name).collect();
+    missing.sort_unstable();
     missing.dedup();
     if missing.is_empty() {
         return Ok(());

@@ -185,7 +185,7 @@ impl Records {
         }
     }
 
-    /// Tells in words since when listings are not up to date, because the API server does not answer; `None` if they are.
+    /// Tells in words since when listings are not up to date, because the API server cannot be followed; `None` if they are.
     ///
     /// The text stays the same while the outage and its cause do. A directory that is away gives no listing at all.
     pub fn outage(&self) -> Option<String> {

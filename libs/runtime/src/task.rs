@@ -70,7 +70,7 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_part_that_panics_rings_and_is_named() {
         let wake = Wake::default();
         let task = Task::spawn("the test", wake.clone(), async { panic!("on purpose") });

@@ -29,7 +29,7 @@ pub enum ServerError {
 pub enum ConnectError {
     #[error("cannot use the kubeconfig ({0}): name one with --kubeconfig or $KUBECONFIG, and a context with --context")]
     Kubeconfig(String),
-    #[error("broker address {url:?} is no URL ({reason}): write it as https://192.0.2.1:6443")]
+    #[error("broker address {url:?} cannot be used ({reason}): with --broker-url, write it as https://192.0.2.1:6443")]
     Url { url: String, reason: String },
     #[error("cannot speak to {url}: {reason}")]
     Client { url: String, reason: String },

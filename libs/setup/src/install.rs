@@ -59,7 +59,7 @@ pub struct Existing {
 }
 
 /// Returns the CustomResourceDefinitions.
-pub fn definitions() -> Vec<Value> {
+pub(crate) fn definitions() -> Vec<Value> {
     let parsed = |(_, yaml): (String, String)| {
         let mut value: Value = serde_yaml_ng::from_str(&yaml).expect("generated definitions are YAML");
         value["metadata"]["labels"] = json!({MANAGED_BY.0: MANAGED_BY.1});
@@ -83,12 +83,10 @@ impl Server {
         if !lacking.is_empty() {
             return Err(InstallError::Lacking { server: self.url().to_owned(), lacking });
         }
-        let settings = self.find(&ObjectRef::new(Kind::CONFIG_MAP, &broker.namespace, SETTINGS)).await?;
-        let lifetime = settings.as_ref().and_then(lifetime_in);
         let clusters = self.list(Kind::CLUSTER, &broker.namespace).await?;
         let clusters: Vec<_> = clusters.into_iter().filter_map(|one| serde_json::from_value(one).ok()).collect();
         Ok(Existing {
-            token_lifetime: lifetime,
+            token_lifetime: self.token_lifetime(&broker.namespace).await?,
             psk: self.broker_psk(&broker.namespace).await?,
             foreign_definitions: self.foreign_definitions().await?,
             conflicts: conflicts(&clusters),
@@ -96,12 +94,22 @@ impl Server {
         })
     }
 
-    /// Waits until the server serves a definition's objects.
+    /// Brings the definitions of records, but for those that somebody else brought, and waits until they are served.
     ///
     /// # Errors
     ///
     /// [`ServerError`], also if it takes too long.
-    pub async fn wait_established(&self, definition: &Value) -> Result<(), ServerError> {
+    pub async fn apply_definitions(&self, foreign: &BTreeSet<String>) -> Result<(), ServerError> {
+        for definition in definitions() {
+            if !foreign.contains(&ObjectRef::of(&definition).name) {
+                self.apply(&definition).await?;
+            }
+            self.wait_established(&definition).await?;
+        }
+        Ok(())
+    }
+
+    async fn wait_established(&self, definition: &Value) -> Result<(), ServerError> {
         let reference = ObjectRef::of(definition);
         let established = |object: &Value| {
             let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
@@ -134,7 +142,7 @@ impl Server {
                         return Ok(true);
                     }
                     Err(kube::Error::Api(status)) if status.code == 403 => return Ok(false),
-                    Err(error) => return Err(self.error_of(what, &error)),
+                    Err(error) => return Err(self.error(what, &error)),
                 }
             }
         };
@@ -161,10 +169,7 @@ impl Server {
         if let Some(found) = self.find(&own).await?.as_ref().and_then(token_in) {
             return Ok(found);
         }
-        let secrets = self.list(Kind::SECRET, broker_namespace).await?;
-        let of_admin =
-            |secret: &&Value| secret["metadata"]["annotations"]["kubernetes.io/service-account.name"] == ADMIN;
-        let found = secrets.iter().filter(of_admin).find_map(token_in);
+        let found = self.admin_secrets(broker_namespace).await?.iter().find_map(token_in);
         found.ok_or_else(|| InstallError::NoBroker {
             server: self.url().to_owned(),
             namespace: broker_namespace.to_owned(),
@@ -244,7 +249,8 @@ impl Server {
         Ok(secrets)
     }
 
-    async fn foreign_definitions(&self) -> Result<BTreeSet<String>, ServerError> {
+    /// Returns the definitions that somebody else brought.
+    pub(crate) async fn foreign_definitions(&self) -> Result<BTreeSet<String>, ServerError> {
         let mut foreign = BTreeSet::new();
         for definition in definitions() {
             let reference = ObjectRef::of(&definition);

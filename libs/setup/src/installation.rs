@@ -2,22 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use culvert_api::labels;
 use culvert_model::ClusterId;
 use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::error::ServerError;
 use crate::install::{definitions, list};
-use crate::manifests::{self, GATEWAY_LABEL};
-use crate::names::{BROKER_SECRET, MANAGED_BY, OPERATOR_NAMESPACE};
+use crate::local::daemon_set;
+use crate::manifests::{self, GATEWAY, GATEWAY_LABEL, ROUTE_AGENT, uninstaller_name};
+use crate::names::{BROKER_SECRET, OPERATOR_NAMESPACE};
 use crate::networks::Networks;
 use crate::object::{Kind, ObjectRef};
 use crate::server::{Right, Server};
 
 /// Submariner's gateways: they and ours would take each other's ports and records.
 const SUBMARINER_GATEWAY: &str = "submariner-gateway";
-/// The label of what came from a broker (Submariner chapter 3.4).
-const FROM_BROKER: &str = "submariner-io/clusterID";
 
 /// What is set in a cluster that joins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct Installation {
     pub recorded: BTreeSet<String>,
     /// Whether Submariner runs in it.
     pub submariner: bool,
+    /// Whether an uninstallation of it was broken off: its pods would undo a join when they start again.
+    pub half_uninstalled: bool,
     /// Definitions that somebody else brought: they stay as they are.
     pub foreign_definitions: BTreeSet<String>,
 }
@@ -51,6 +53,8 @@ pub enum LocalObstacle {
     OtherId(String),
     #[error("Submariner runs in this cluster (DaemonSet {SUBMARINER_GATEWAY}): run `subctl uninstall` first")]
     Submariner,
+    #[error("an uninstallation of this cluster was broken off: run `culvert uninstall` again first")]
+    HalfUninstalled,
     #[error(
         "no node has the label {GATEWAY_LABEL}=true: label those that are to be gateways, or leave --label-gateway on"
     )]
@@ -93,7 +97,8 @@ impl Installation {
     pub fn obstacles(&self, id: &ClusterId) -> Vec<LocalObstacle> {
         let other = self.cluster.clone().filter(|joined| joined != id.as_str());
         let submariner = self.submariner.then_some(LocalObstacle::Submariner);
-        other.map(LocalObstacle::OtherId).into_iter().chain(submariner).collect()
+        let half = self.half_uninstalled.then_some(LocalObstacle::HalfUninstalled);
+        other.map(LocalObstacle::OtherId).into_iter().chain(submariner).chain(half).collect()
     }
 }
 
@@ -133,23 +138,19 @@ impl Server {
         let settings = ObjectRef::new(Kind::CONFIG_MAP, OPERATOR_NAMESPACE, manifests::SETTINGS);
         let settings = self.find(&settings).await?.unwrap_or_default();
         let joined = settings["data"]["SUBMARINER_CLUSTERID"].as_str().filter(|id| !id.is_empty());
-        let submariner = ObjectRef::new(Kind::DAEMON_SET, OPERATOR_NAMESPACE, SUBMARINER_GATEWAY);
-        let own = |cluster: &&Value| cluster["metadata"]["labels"][FROM_BROKER].is_null();
+        let own = |cluster: &&Value| cluster["metadata"]["labels"][labels::CLUSTER_ID].is_null();
         let clusters = self.list(Kind::CLUSTER, OPERATOR_NAMESPACE).await?;
         let recorded = clusters.iter().filter(own).filter_map(|cluster| cluster["metadata"]["name"].as_str());
-        let mut foreign_definitions = BTreeSet::new();
-        for definition in definitions() {
-            let reference = ObjectRef::of(&definition);
-            let found = self.find(&reference).await?;
-            if found.is_some_and(|found| found["metadata"]["labels"][MANAGED_BY.0] != MANAGED_BY.1) {
-                foreign_definitions.insert(reference.name);
-            }
+        let mut half_uninstalled = false;
+        for name in [GATEWAY, ROUTE_AGENT].map(uninstaller_name) {
+            half_uninstalled |= self.find(&daemon_set(&name)).await?.is_some();
         }
         Ok(Installation {
             cluster: joined.map(str::to_owned),
             recorded: recorded.map(str::to_owned).collect(),
-            submariner: self.find(&submariner).await?.is_some(),
-            foreign_definitions,
+            submariner: self.find(&daemon_set(SUBMARINER_GATEWAY)).await?.is_some(),
+            half_uninstalled,
+            foreign_definitions: self.foreign_definitions().await?,
         })
     }
 
@@ -218,6 +219,8 @@ mod tests {
         assert_eq!(joined.obstacles(&east), []);
         assert!(joined.is_known_as(&east) && !joined.is_known_as(&west));
         assert_eq!(joined.obstacles(&west), [LocalObstacle::OtherId("east".to_owned())]);
+        let half = Installation { half_uninstalled: true, ..joined.clone() };
+        assert_eq!(half.obstacles(&east), [LocalObstacle::HalfUninstalled]);
         let beside = Installation { submariner: true, ..joined };
         assert!(beside.obstacles(&east)[0].to_string().contains("subctl uninstall"));
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use culvert_api::{Connection, Gateway, HaStatus};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
 use serde_json::{Value, json};
 
@@ -157,19 +158,24 @@ impl Server {
         Ok(endpoints.iter().filter_map(|one| one["spec"]["cluster_id"].as_str().map(str::to_owned)).collect())
     }
 
-    /// Returns what this cluster's active gateway says of its connections: a cluster, the state, and why.
+    /// Returns what this cluster's active gateway says of its connections.
     ///
     /// # Errors
     ///
     /// [`ServerError`].
-    pub async fn connections(&self) -> Result<Vec<[String; 3]>, ServerError> {
-        let gateways = self.list_where(GATEWAY, Some(OPERATOR_NAMESPACE), "", "").await?;
-        let active = gateways.iter().filter(|gateway| gateway["status"]["haStatus"] == "active");
-        let connections = active.flat_map(|gateway| gateway["status"]["connections"].as_array().into_iter().flatten());
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        Ok(connections
-            .map(|one| [text(&one["endpoint"]["cluster_id"]), text(&one["status"]), text(&one["statusMessage"])])
-            .collect())
+    pub async fn connections(&self) -> Result<Vec<Connection>, ServerError> {
+        let mut connections = Vec::new();
+        for found in self.list_where(GATEWAY, Some(OPERATOR_NAMESPACE), "", "").await? {
+            let gateway: Gateway = serde_json::from_value(found).map_err(|error| ServerError::Answer {
+                server: self.url().to_owned(),
+                what: GATEWAY.plural.to_owned(),
+                message: error.to_string(),
+            })?;
+            if gateway.status.ha_status == HaStatus::Active {
+                connections.extend(gateway.status.connections);
+            }
+        }
+        Ok(connections)
     }
 
     /// Returns the objects of a kind that have these labels, in one namespace or, if `None`, everywhere. Selectors are
@@ -195,7 +201,10 @@ impl Server {
         match self.api(kind, namespace).list(&params).await {
             Ok(list) => Ok(list.items.into_iter().map(|one| serde_json::to_value(one).unwrap_or_default()).collect()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
-            Err(error) => Err(self.error(kind.plural, &error)),
+            Err(error) => {
+                let place = namespace.map(|namespace| format!(" of {namespace}")).unwrap_or_default();
+                Err(self.error(format!("{}{place}", kind.plural), &error))
+            }
         }
     }
 
@@ -247,7 +256,8 @@ impl Server {
         let service = serde_json::from_value(service).expect("a Service is an object");
         let params = PostParams { dry_run: true, ..PostParams::default() };
         match self.api(SERVICE, Some("default")).create(&params, &service).await {
-            Err(kube::Error::Api(status)) if status.code == 422 => Ok(Some(status.message.clone())),
+            // Not every refusal is of the address: others tell nothing of networks, and are no reason to give up.
+            Err(kube::Error::Api(status)) => Ok(Some(status.message.clone())),
             Ok(_) => Ok(None),
             Err(error) => Err(self.error("Service culvert-invalid", &error)),
         }

@@ -34,6 +34,9 @@ const PSK_VERSION: &str = "culvert.io/psk-version";
 /// What tells all pods so, since variables are read once.
 const SETTINGS_VERSION: &str = "culvert.io/settings-version";
 
+/// A label that no node has.
+const PARKED: &str = "culvert.io/parked";
+
 /// Returns the objects as they are in `deploy/kubernetes`, in the order in which they are needed.
 pub fn base() -> Vec<Value> {
     let documents = FILES.iter().flat_map(|file| serde_yaml_ng::Deserializer::from_str(file));
@@ -144,6 +147,28 @@ pub fn uninstaller(daemon_set: &Value) -> Value {
     })
 }
 
+/// Returns an uninstaller that waits for its turn: it is there, and runs nowhere.
+pub fn parked(uninstaller: &Value) -> Value {
+    let mut parked = uninstaller.clone();
+    parked["spec"]["template"]["spec"]["nodeSelector"] = json!({PARKED: "true"});
+    parked
+}
+
+/// Returns an uninstaller that was found, parked or not, as one that is applied to run.
+pub fn unparked(found: &Value) -> Value {
+    let metadata = &found["metadata"];
+    let mut spec = found["spec"].clone();
+    if let Some(pod) = spec["template"]["spec"].as_object_mut() {
+        pod.remove("nodeSelector");
+    }
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"], "labels": metadata["labels"]},
+        "spec": spec,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,5 +251,8 @@ mod tests {
         assert!(work["env"].as_array().unwrap().contains(&json!({"name": "SUBMARINER_UNINSTALL", "value": "true"})));
         assert_eq!((&work["command"], &work["readinessProbe"]), (&json!(["/bin/culvert-gateway"]), &Value::Null));
         assert_eq!(pod["containers"][0]["command"], json!(["/bin/culvert", "pause"]));
+        let parked = parked(&made);
+        assert_eq!(parked["spec"]["template"]["spec"]["nodeSelector"], json!({"culvert.io/parked": "true"}));
+        assert_eq!((unparked(&parked), unparked(&made)), (made.clone(), made.clone()));
     }
 }

@@ -182,8 +182,7 @@ pub(crate) fn record_rules() -> Vec<Value> {
 /// Submariner's rules and those of [`crate::Member`]: whoever grants a right must have it.
 fn admin_rules() -> Vec<Value> {
     let mut rules = record_rules();
-    let accounts = ["create", "get", "list", "watch", "patch", "update", "delete"];
-    rules.push(role_rule("", &["serviceaccounts", "secrets", "configmaps"], &accounts, &[]));
+    rules.push(role_rule("", &["serviceaccounts", "secrets", "configmaps"], &WRITE, &[]));
     rules.push(role_rule("", &["serviceaccounts/token"], &["create"], &[]));
     rules.push(role_rule(
         "rbac.authorization.k8s.io",

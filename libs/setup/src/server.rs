@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 
@@ -95,11 +95,7 @@ impl Server {
     ///
     /// The address or the certificates are not understood.
     pub async fn of_token(url: &str, token: &SecretBytes, ca: Option<&[u8]>) -> Result<Self, ConnectError> {
-        let error = |reason: String| ConnectError::Url { url: url.to_owned(), reason };
-        let parsed: http::Uri = url.parse().map_err(|reason: http::uri::InvalidUri| error(reason.to_string()))?;
-        if parsed.scheme().is_none() || parsed.host().is_none() {
-            return Err(error("it has no scheme, or no host".to_owned()));
-        }
+        let url = https_url(url)?;
         let token = String::from_utf8_lossy(token.expose());
         let kubeconfig = json!({
             "clusters": [{"name": "broker", "cluster": {
@@ -201,11 +197,7 @@ impl Server {
     ///
     /// [`ServerError`].
     pub async fn list(&self, kind: Kind, namespace: &str) -> Result<Vec<Value>, ServerError> {
-        match self.api(kind, Some(namespace)).list(&ListParams::default()).await {
-            Ok(list) => Ok(list.items.into_iter().map(|one| serde_json::to_value(one).unwrap_or_default()).collect()),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
-            Err(error) => Err(self.error(format!("{} of {namespace}", kind.plural), &error)),
-        }
+        self.list_where(kind, Some(namespace), "", "").await
     }
 
     /// Tells whether the caller has a right.
@@ -300,10 +292,6 @@ impl Server {
         self.client.request::<Value>(request).await.map(|_| ())
     }
 
-    pub(crate) fn error_of(&self, what: &str, error: &kube::Error) -> ServerError {
-        self.error(what, error)
-    }
-
     pub(crate) fn too_long(&self, what: impl Into<String>, seconds: u64) -> ServerError {
         ServerError::TooLong { server: self.url.clone(), what: what.into(), seconds }
     }
@@ -318,6 +306,21 @@ impl Server {
 
     pub(crate) fn error(&self, what: impl Into<String>, error: &kube::Error) -> ServerError {
         ServerError::of(&self.url, what, error)
+    }
+}
+
+/// Checks a broker's address: a token is not sent in the clear.
+///
+/// # Errors
+///
+/// [`ConnectError::Url`] if it is no URL, or not of the scheme `https`.
+pub fn https_url(text: &str) -> Result<String, ConnectError> {
+    let error = |reason: String| ConnectError::Url { url: text.to_owned(), reason };
+    let url: http::Uri = text.parse().map_err(|reason: http::uri::InvalidUri| error(reason.to_string()))?;
+    match url.scheme_str() {
+        Some("https") => Ok(text.to_owned()),
+        Some(scheme) => Err(error(format!("{scheme} is not encrypted"))),
+        None => Err(error("it has no scheme".to_owned())),
     }
 }
 

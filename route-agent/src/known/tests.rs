@@ -1,3 +1,5 @@
+//! What records become the inputs of the decisions, and what is reported of those that are wrong.
+
 use culvert_api::{ClusterSpec, RouteAgentStatus};
 use culvert_runtime::{Place, Problem};
 

@@ -1,3 +1,5 @@
+//! The rules of the exchange, one scene each: what is found here and at the broker, and what is to be written where.
+
 use std::collections::BTreeMap;
 
 use culvert_api::{ClusterSpec, EndpointSpec};

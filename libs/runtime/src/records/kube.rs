@@ -182,7 +182,7 @@ impl Namespace {
             outages.values().filter_map(|followed| followed.cache.outage()).min_by_key(|outage| outage.since)?;
         let (server, since) = (self.server(), first.since.strftime("%Y-%m-%d %H:%M:%S UTC"));
         Some(format!(
-            "API server {server} does not answer since {since}, its records count as they were: {}",
+            "records of API server {server} cannot be followed since {since} and count as they were: {}",
             first.cause
         ))
     }

@@ -1,3 +1,5 @@
+//! Whose word on a cluster's CIDRs counts, in pieces of what API servers of many makes show.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! A broker's objects as they are made, against a record of them; whoever grants a right holds it.
+
 use super::*;
 
 #[test]

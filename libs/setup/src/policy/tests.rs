@@ -1,3 +1,5 @@
+//! The policies as they are made, against a record of them; what they refuse is shown by an API server elsewhere.
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! The kernel state of workers, gateway nodes and nodes without a gateway, as text.
+
 use culvert_model::Addresses;
 use culvert_netstate::{Step, diff};
 

@@ -1,3 +1,5 @@
+//! The store in real directories: what is read and written, what bad files and a missing root do, and writers at once.
+
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -34,6 +34,8 @@ struct State {
     objects: Option<BTreeMap<String, Held>>,
     /// The listing that is under way.
     coming: BTreeMap<String, Held>,
+    /// The resource version of the last change that the watch told; empty since a listing.
+    told: String,
     outage: Option<Outage>,
 }
 
@@ -83,10 +85,17 @@ impl Cache {
             }
             Event::InitDone => {
                 state.objects = Some(std::mem::take(&mut state.coming));
+                state.told = String::new();
                 (true, state.outage.take())
             }
-            Event::Apply(object) => (state.see(object, &self.manager), state.outage.take()),
-            Event::Delete(object) => (state.remove(object), state.outage.take()),
+            Event::Apply(object) => {
+                state.told = version_of(&object).to_owned();
+                (state.see(object, &self.manager), state.outage.take())
+            }
+            Event::Delete(object) => {
+                state.told = version_of(&object).to_owned();
+                (state.remove(&object), state.outage.take())
+            }
         };
         drop(state);
         if changed || ended.is_some() {
@@ -109,9 +118,12 @@ impl Cache {
         since.is_none()
     }
 
-    /// Takes an object that the server has returned for a write.
+    /// Takes an object that the server has returned for a write, unless the watch has told what is newer: if the object
+    /// is not there then, somebody has deleted it since.
     pub(super) fn see(&self, object: DynamicObject) {
-        let changed = self.state().see(object, &self.manager);
+        let mut state = self.state();
+        let changed = is_older(&state.told, version_of(&object)) && state.see(object, &self.manager);
+        drop(state);
         if changed {
             self.revision.send_modify(|revision| *revision += 1);
         }
@@ -172,13 +184,12 @@ impl State {
         is_news
     }
 
-    fn remove(&mut self, object: DynamicObject) -> bool {
+    fn remove(&mut self, object: &DynamicObject) -> bool {
         let Some(objects) = &mut self.objects else { return false };
-        let (name, version) = (object.metadata.name.unwrap_or_default(), object.metadata.resource_version);
-        let is_news =
-            objects.get(&name).is_some_and(|known| is_older(&known.version, version.as_deref().unwrap_or_default()));
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        let is_news = objects.get(name).is_some_and(|known| is_older(&known.version, version_of(object)));
         if is_news {
-            objects.remove(&name);
+            objects.remove(name);
         }
         is_news
     }
@@ -188,7 +199,7 @@ impl Held {
     fn of(mut object: DynamicObject, manager: &str) -> (String, Self) {
         let owned = object::take_owned(&mut object, manager);
         let name = object.metadata.name.clone().unwrap_or_default();
-        let version = object.metadata.resource_version.clone().unwrap_or_default();
+        let version = version_of(&object).to_owned();
         (name, Self { version, owned, content: Content::Raw(Box::new(object)) })
     }
 
@@ -215,6 +226,10 @@ impl Held {
         };
         Some(Current { value, owned: self.owned.clone() })
     }
+}
+
+fn version_of(object: &DynamicObject) -> &str {
+    object.metadata.resource_version.as_deref().unwrap_or_default()
 }
 
 /// Tells whether the resource version `one` comes before `other`.
@@ -297,6 +312,17 @@ mod tests {
         assert_eq!(ids(&cache), ["second"]);
         cache.handle(Event::Apply(object("a", 101, "third")));
         assert_eq!(ids(&cache), ["third"]);
+    }
+
+    #[test]
+    fn a_write_that_somebody_has_undone_meanwhile_is_not_seen() {
+        let cache = listed(&[]);
+        cache.handle(Event::Apply(object("a", 100, "ours")));
+        cache.handle(Event::Delete(object("a", 101, "ours")));
+        cache.see(object("a", 100, "ours"));
+        assert!(ids(&cache).is_empty());
+        cache.see(object("a", 102, "again"));
+        assert_eq!(ids(&cache), ["again"]);
     }
 
     #[test]

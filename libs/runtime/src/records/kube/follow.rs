@@ -3,17 +3,19 @@
 //! A watch ends by itself after a minute and goes on where it was, so that a server that is gone without a word is
 //! noticed. After a failure everything is listed again: the server may have been restored from an older state, or the way
 //! to it may have changed. Failures are tried again after 250 ms, doubling to 15 s, each time by chance half as long or
-//! half as much again, lest all nodes come back in the same moment.
+//! half as much again, lest all nodes come back in the same moment. What failed sooner than those 15 s has not succeeded: a
+//! server that lets a kind be listed but not watched is not to be asked for listings without end.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::kube::runtime::watcher::{self, Event, watcher};
+use ::kube::runtime::watcher::{self, watcher};
 use culvert_api::Resource;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::access::Link;
 use super::answer::{Asked, Failure};
@@ -28,16 +30,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 pub(super) async fn run(link: Arc<Link>, resource: Resource, cache: Arc<Cache>) {
     let mut backoff = Backoff::default();
     loop {
+        let began = Instant::now();
         let failure = match link.client().await {
             Ok(client) => {
                 let mut events = pin!(watcher(link.api(client, resource), watcher::Config::default().timeout(WATCH)));
                 loop {
                     match events.next().await {
                         Some(Ok(event)) => {
-                            // The beginning of a listing is no answer yet.
-                            if !matches!(event, Event::Init) {
-                                backoff.succeeded();
-                            }
                             if let Some(outage) = cache.handle(event) {
                                 let since = outage.since;
                                 tracing::info!(server = %link.server, resource = resource.plural, %since,
@@ -58,6 +57,9 @@ pub(super) async fn run(link: Arc<Link>, resource: Resource, cache: Arc<Cache>) 
                 tracing::warn!(server = %link.server, resource = resource.plural, error,
                     "Records cannot be followed and count as they were seen last");
             }
+        }
+        if began.elapsed() > LONGEST_PAUSE {
+            backoff.succeeded();
         }
         let pause = backoff.failed().min(LONGEST_PAUSE);
         tokio::time::sleep(spread(pause, RandomState::new().build_hasher().finish())).await;

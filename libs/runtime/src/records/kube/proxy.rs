@@ -1,26 +1,31 @@
 //! Decides whether an API server is asked through the proxy of the environment: `HTTPS_PROXY` unless `NO_PROXY` names
-//! the server, each in either case.
+//! the server, each in either case. A server on this machine is never asked through one, and a proxy without a scheme speaks
+//! http.
 //!
-//! The rules of `NO_PROXY` are those of Go's `httpproxy`, which all of Kubernetes follows: separated by commas, `*`, an
+//! The rules are those of Go's `httpproxy`, which all of Kubernetes follows; `NO_PROXY` is separated by commas: `*`, an
 //! address, a CIDR, a domain with all below it, or `.domain` for what is below it alone; a port is not looked at.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// Returns the proxy for `host`, an address or a name.
+/// Returns the URL of the proxy for `host`, an address or a name.
 pub(super) fn of_environment(host: &str) -> Option<String> {
     let variable = |names: [&str; 2]| {
         names.into_iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     };
     let proxy = variable(["HTTPS_PROXY", "https_proxy"])?;
     let exceptions = variable(["NO_PROXY", "no_proxy"]).unwrap_or_default();
+    let proxy = if proxy.contains("://") { proxy } else { format!("http://{proxy}") };
     (!is_excepted(&exceptions, host)).then_some(proxy)
 }
 
 fn is_excepted(exceptions: &str, host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let address: Option<IpAddr> = host.parse().ok();
+    if host == "localhost" || address.is_some_and(|address| address.is_loopback()) {
+        return true;
+    }
     exceptions.split(',').map(str::trim).filter(|exception| !exception.is_empty()).any(|exception| {
         if exception == "*" {
             return true;
@@ -49,6 +54,9 @@ mod tests {
     fn exceptions_name_hosts_domains_addresses_and_networks() {
         for (exceptions, host, excepted) in [
             ("", "api.example.org", false),
+            ("", "127.0.0.1", true),
+            ("", "[::1]", true),
+            ("", "localhost", true),
             ("*", "api.example.org", true),
             ("example.org", "api.example.org", true),
             ("example.org", "example.org", true),

@@ -1,3 +1,5 @@
+//! What counts as a change in real directories, and what does not; what is not inotify's to see is found by polling.
+
 use culvert_api::{Cluster, Endpoint, Record};
 use tokio::time::timeout;
 

@@ -1,3 +1,5 @@
+//! What an apply would change, whose fields are whose, and the way of a record to an API server's object and back.
+
 use std::collections::BTreeMap;
 
 use culvert_api::{Cluster, ClusterSpec, Endpoint, EndpointSpec, Gateway, GatewayStatus, Lease};
