@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod candidate;
+mod control;
 mod cpu;
 mod iperf;
 mod latency;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::control::ControlArgs;
 use crate::path::PathArgs;
 
 /// Measures Culvert beside what it is compared with.
@@ -27,11 +29,14 @@ use crate::path::PathArgs;
 enum Bench {
     /// The way of packets between two pods: throughput, latency, and what the gateways' processes cost.
     Path(PathArgs),
+    /// The control plane: joining, what the components cost, and many remote clusters at the broker.
+    Control(ControlArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Bench::parse() {
         Bench::Path(args) => path::run(&args),
+        Bench::Control(args) => control::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -99,7 +99,7 @@ fn in_short(visit: &Visit) -> String {
     )
 }
 
-fn machine() -> Result<Machine> {
+pub(crate) fn machine() -> Result<Machine> {
     let read = |path: &str| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
     Ok(Machine {
         kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::args::Output;
 use crate::join_args::Join;
-use crate::progress::{POLL, Told, tell, wait_for_pods};
+use crate::progress::{POLL, Told, tell, wait_for_pods, wait_settled};
 use crate::table::printable;
 
 /// How long cables may take once all daemons run.
@@ -144,6 +144,7 @@ async fn install(plan: &Plan, info: &BrokerInfo, credentials: &BrokerCredentials
     let psk = local.find(&ObjectRef::new(Kind::SECRET, OPERATOR_NAMESPACE, PSK_SECRET)).await?.unwrap_or_default();
     let version = psk["metadata"]["resourceVersion"].as_str().unwrap_or_default();
     let objects = manifests::objects(&plan.image, &plan.settings.variables(), version);
+    wait_settled(local, GATEWAY).await?;
     for object in objects.iter().filter(|object| object["kind"] != Kind::NAMESPACE.kind) {
         local.apply(object).await?;
     }

@@ -11,6 +11,8 @@ use tokio::time::{Instant, sleep};
 pub(crate) const POLL: Duration = Duration::from_millis(500);
 /// How long pods may take: images may have to be pulled.
 const PODS: Duration = Duration::from_secs(300);
+/// How long pods that are ready may take to count as available: three times what `deploy/kubernetes` asks of gateways.
+const SETTLED: Duration = Duration::from_secs(30);
 
 /// Says what comes next.
 pub(crate) fn tell(step: &str) {
@@ -67,4 +69,15 @@ pub(crate) async fn wait_for_pods(server: &Server, daemon_sets: &[&str]) -> Resu
         }
         sleep(POLL).await;
     }
+}
+
+/// Waits until a change replaces the pods of a DaemonSet one after the other, or for as long as that may take.
+pub(crate) async fn wait_settled(server: &Server, daemon_set: &str) -> Result<()> {
+    let deadline = Instant::now() + SETTLED;
+    let mut told = Told::default();
+    while server.rollout(daemon_set).await?.is_some_and(|rollout| rollout.is_settling()) && Instant::now() < deadline {
+        told.tell(&format!("Waiting until pods of {daemon_set} have been ready for a while"));
+        sleep(POLL).await;
+    }
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Decides what is shown of the records: one row a connection, endpoint or gateway, with the columns of subctl.
 //!
-//! A Gateway record outlives a gateway that was killed. One that was not written for 15 s (it is written every 5 s;
+//! A Gateway record outlives a gateway that was killed. One that was not written for 45 s (it is written every 15 s;
 //! Submariner chapter 3.5) says what was, not what is, and is shown as stale.
 
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::args::What;
 
-const FRESH: Duration = Duration::from_secs(15);
+const FRESH: Duration = culvert_api::gateway_record::STALE;
 
 /// The records that a view is made of.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -208,7 +208,7 @@ fn silence(gateway: &Gateway, now: Timestamp) -> Option<String> {
         return Some("not reporting: its record says not when it was written".to_owned());
     };
     // A time in the future is from a clock that differs from ours.
-    let stale = now.duration_since(written) > FRESH.try_into().expect("15 s is in range");
+    let stale = now.duration_since(written) > FRESH.try_into().expect("it is in range");
     stale.then(|| format!("not reporting since {written}"))
 }
 

@@ -8,7 +8,7 @@ use culvert_api::{Cluster, Endpoint, Record, Resource};
 use culvert_broker::{SyncError, Syncer};
 use culvert_model::{ClusterId, ForeignSubnets};
 use culvert_runtime::Records;
-use culvert_runtime::reconcile::{Backoff, INTERVAL, SETTLE, Wake};
+use culvert_runtime::reconcile::{Backoff, INTERVAL, Wake, settle_after};
 use culvert_runtime::task::{Ended, Task};
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -74,6 +74,7 @@ async fn run(
     let mut backoff = Backoff::default();
     loop {
         let foreign = wanted.borrow_and_update().clone();
+        let began = Instant::now();
         let pause = match foreign {
             None => {
                 // What was wrong is the active gateway's to say now.
@@ -81,9 +82,12 @@ async fn run(
                 INTERVAL
             }
             Some(foreign) => {
-                let (mut complaints, failed) = pass(&mut syncer, &foreign).await;
+                let Passed { mut complaints, failed, unfinished } = pass(&mut syncer, &foreign).await;
                 complaints.extend(broker.outage().map(|outage| format!("broker: {outage}")));
                 tell(&outcome, complaints, 1, &wake);
+                if unfinished && !failed {
+                    continue;
+                }
                 if failed {
                     backoff.failed()
                 } else {
@@ -92,14 +96,15 @@ async fn run(
                 }
             }
         };
+        let settle = settle_after(began.elapsed());
         tokio::select! {
             changed = wanted.changed() => {
                 if changed.is_err() {
                     return;
                 }
             }
-            () = local_changes.changed() => tokio::time::sleep(SETTLE).await,
-            () = broker_changes.changed() => tokio::time::sleep(SETTLE).await,
+            () = local_changes.changed() => tokio::time::sleep(settle).await,
+            () = broker_changes.changed() => tokio::time::sleep(settle).await,
             () = tokio::time::sleep(pause.min(HEALING)) => {}
         }
     }
@@ -118,19 +123,30 @@ fn tell(outcome: &watch::Sender<Outcome>, complaints: Vec<String>, passes: u64, 
 /// A pass at least this often: absences at a broker that lost its records are judged by time.
 const HEALING: Duration = Duration::from_secs(10);
 
-/// Makes one pass and says what is wrong, and whether to try again soon.
-async fn pass(syncer: &mut Syncer, foreign: &ForeignSubnets) -> (Vec<String>, bool) {
+/// What came of a pass.
+struct Passed {
+    /// What is wrong.
+    complaints: Vec<String>,
+    /// It is to be tried again soon.
+    failed: bool,
+    /// There is more to write.
+    unfinished: bool,
+}
+
+/// Makes one pass.
+async fn pass(syncer: &mut Syncer, foreign: &ForeignSubnets) -> Passed {
     match syncer.pass(foreign, Timestamp::now(), Instant::now()).await {
         Ok(report) => {
             let refused = report.refused.iter().map(|refusal| format!("not synced: {refusal}"));
             let broken = report.problems.iter().map(|problem| format!("not readable: {problem}"));
             let failed = report.failed.iter().map(|failure| format!("not written: {failure}"));
-            (refused.chain(broken).chain(failed).collect(), !report.failed.is_empty())
+            let complaints = refused.chain(broken).chain(failed).collect();
+            Passed { complaints, failed: !report.failed.is_empty(), unfinished: report.unfinished }
         }
         // The data plane needs no broker; that it is away is said, not treated as a failure of this gateway.
         Err(error @ (SyncError::Local(_) | SyncError::Broker(_) | SyncError::Left(_))) => {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            (vec![format!("{error}{cause}")], true)
+            Passed { complaints: vec![format!("{error}{cause}")], failed: true, unfinished: false }
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use culvert_api::{Gateway as GatewayRecord, GatewayStatus, object_name};
+use culvert_api::{Gateway as GatewayRecord, object_name};
 use culvert_dataplane::{Dataplane, Report};
 use culvert_gateway_core::cables::{ChoiceInputs, Choices, choose};
 use culvert_gateway_core::desired::{DesiredInputs, VxlanSettings, desired};
@@ -38,7 +38,7 @@ use crate::paths::{add_remotes, paths};
 use crate::ports::HeldPorts;
 use crate::prober::{Prober, Wanted};
 use crate::public_ip::PublicIp;
-use crate::publish::{Knowledge, differs, gateway_record};
+use crate::publish::{Knowledge, Published, gateway_record};
 use crate::records::{self, Known};
 
 /// How long a gateway that gives way waits for its successor's Endpoint, and then goes on for what is under way.
@@ -74,7 +74,7 @@ pub(crate) struct Gateway {
     /// Since when each cable is wanted.
     since: BTreeMap<CableName, Instant>,
     complaints: Vec<String>,
-    published: Option<GatewayStatus>,
+    published: Published,
     /// Whether the log has it that the Gateway record cannot be written.
     is_mute: bool,
     ready: bool,
@@ -121,7 +121,7 @@ impl Gateway {
             remotes,
             since: BTreeMap::new(),
             complaints: Vec::new(),
-            published: None,
+            published: Published::default(),
             is_mute: false,
             ready: false,
         })
@@ -188,7 +188,7 @@ impl Gateway {
 
     /// Writes the Gateway record even if nothing changed, and clears those of processes that are gone.
     pub(crate) async fn heartbeat(&mut self) {
-        self.published = None;
+        self.published.forget();
         let leadership = self.candidacy.leadership();
         self.publish(leadership).await;
         if leadership == Leadership::Active
@@ -208,7 +208,7 @@ impl Gateway {
 
     /// Returns when the next pass is due although nothing happens.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.succession.poll_timeout()
+        self.succession.poll_timeout().into_iter().chain(self.published.poll_timeout()).min()
     }
 
     /// Gives way: hands over to a standby if there is one, and takes everything out of the kernel.
@@ -369,7 +369,7 @@ impl Gateway {
         dataplane.apply(set);
         self.dataplane = Some(dataplane);
         if let Some(prober) = &self.prober {
-            prober.want(Wanted::through(&self.choices, own.health_check));
+            prober.want(Wanted::through(&self.choices, &reports, own.health_check));
         }
         Ok(())
     }
@@ -476,12 +476,12 @@ impl Gateway {
             kernel_drops: &kernel_drops,
             sync_passes: self.exchange.as_ref().map_or(0, |exchange| exchange.outcome().passes),
         });
-        if self.published.as_ref().is_some_and(|published| !differs(published, &status)) {
+        if !self.published.is_due(&status, Instant::now()) {
             return;
         }
         match self.records.apply(&gateway_record(&self.config.node, status.clone())).await {
             Ok(_) => {
-                self.published = Some(status);
+                self.published.handle_written(status, Instant::now());
                 self.is_mute = false;
             }
             Err(error) => {

@@ -143,10 +143,22 @@ impl Candidate {
         }
     }
 
-    /// Reads the lease and does what follows from it. While this gateway is active that takes no longer than it may be
+    /// Looks at the lease and does what follows from it. While this gateway is active that takes no longer than it may be
     /// without a renewal: a store that is slow to answer must not keep it from stepping down.
+    ///
+    /// What was followed is enough to decide from, since every write rests on it: where somebody has written meanwhile it
+    /// is refused, and only then is the store asked.
     async fn look(&mut self) {
-        let observed = match self.in_time(self.lock.observe()).await {
+        let followed = self.in_time(self.lock.follow()).await;
+        if self.act_on(followed).await == Some(Written::Conflict) {
+            let observed = self.in_time(self.lock.observe()).await;
+            self.act_on(observed).await;
+        }
+    }
+
+    /// Does what follows from the lease; returns how the write ended, if one was due.
+    async fn act_on(&mut self, found: Result<Option<LeaseSnapshot>, String>) -> Option<Written> {
+        let observed = match found {
             Ok(snapshot) => {
                 self.seen = snapshot;
                 self.note(None);
@@ -158,10 +170,13 @@ impl Candidate {
             }
         };
         self.election.handle_observed(observed, Instant::now());
+        let mut last = None;
         while let Some(write) = self.election.poll_transmit(Instant::now()) {
             let written = self.write(&write).await;
             self.election.handle_written(written, Instant::now());
+            last = Some(written);
         }
+        last
     }
 
     async fn write(&mut self, write: &LeaseWrite) -> Written {

@@ -27,20 +27,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use culvert_api::gateway_record::HEARTBEAT;
 use culvert_api::{Endpoint, Record};
 use culvert_broker::Syncer;
 use culvert_kernel::{Changes, Kernel, node_facts};
 use culvert_netstate::State;
 use culvert_netstate::own::{Owner, WIREGUARD_LINK};
 use culvert_runtime::Records;
-use culvert_runtime::reconcile::{Pass, SETTLE, Wake};
+use culvert_runtime::memory;
+use culvert_runtime::reconcile::{Pass, SETTLE, Wake, settle_after};
 use culvert_runtime::shutdown::Shutdown;
 
 use crate::config::Config;
 use crate::gateway::Gateway;
 
-/// Between two Gateway records when nothing happens (Submariner chapter 4.2).
-const HEARTBEAT: Duration = Duration::from_secs(5);
 /// The longest time between two passes.
 const INTERVAL: Duration = Duration::from_secs(30);
 /// Between two attempts to get the port of the metrics.
@@ -95,6 +95,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let ended = tokio::select! {
         ended = reconcile(&mut gateway, &wake, &shutdown) => ended,
         () = ring => Ok(()),
+        () = memory::give_back() => Ok(()),
     };
     match ended {
         Ok(()) => {
@@ -135,18 +136,24 @@ async fn serve_metrics(address: SocketAddr, metrics: Arc<metrics::Metrics>, shut
 async fn reconcile(gateway: &mut Gateway, wake: &Wake, shutdown: &Shutdown) -> anyhow::Result<()> {
     let mut next_heartbeat = Instant::now();
     while !shutdown.is_requested() {
+        let began = Instant::now();
         let outcome = gateway.pass().await?;
-        let next_pass = next_pass(outcome, gateway.poll_timeout(), Instant::now());
+        let ended = Instant::now();
+        let next_pass = next_pass(outcome, gateway.poll_timeout(), ended);
+        let (settle, rest) = match outcome {
+            Pass::Done => (settle_after(ended - began), settle_after(ended - began) - SETTLE),
+            Pass::Failed => (RETRY, Duration::ZERO),
+        };
         loop {
             if Instant::now() >= next_heartbeat {
                 gateway.heartbeat().await;
                 next_heartbeat = Instant::now() + HEARTBEAT;
             }
-            let settle = if outcome == Pass::Done { SETTLE } else { RETRY };
             let deadline = next_pass.min(next_heartbeat);
             tokio::select! {
                 () = shutdown.requested() => return Ok(()),
-                () = gateway.changed() => {}
+                // News of a cable are looked at without delay, unless passes are so long that this would be all they do.
+                () = gateway.changed() => tokio::time::sleep_until((ended + rest).into()).await,
                 () = wake.settled(settle, (deadline + Duration::from_secs(1)).into()) => {}
                 () = tokio::time::sleep_until(deadline.into()) => {
                     if Instant::now() < next_pass {

@@ -4,12 +4,17 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use culvert_gateway::config::{Args, Config};
-use culvert_runtime::logging;
 use culvert_runtime::shutdown::Shutdown;
+use culvert_runtime::{logging, memory};
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> ExitCode {
-    match start(Args::parse()).await {
+fn main() -> ExitCode {
+    memory::share_one_heap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(start(Args::parse())),
+        Err(error) => Err(anyhow::Error::new(error).context("no runtime")),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Logging may be what failed.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use culvert_gateway_core::cables::{Choices, ChosenCable};
 use culvert_gateway_core::desired::Path;
-use culvert_kernel::route_to;
+use culvert_kernel::RouteLookup;
 use culvert_model::{CableName, CableReport, CableSet, IpFamily};
 use culvert_netstate::own::OUTER_MARK;
 
@@ -16,6 +16,7 @@ pub(crate) async fn paths(
     reports: &BTreeMap<CableName, CableReport>,
     link_mtu: u16,
 ) -> BTreeMap<CableName, Path> {
+    let routes = RouteLookup::open().await;
     let mut paths = BTreeMap::new();
     for (name, choice) in &choices.0 {
         let report = reports.get(name);
@@ -30,10 +31,13 @@ pub(crate) async fn paths(
         let Some(remote) = remote else { continue };
         let mtu = match report.and_then(|report| report.path_mtu) {
             Some(mtu) => mtu,
-            None => match route_to(remote, mark).await {
-                Ok(Some(route)) => route.mtu,
-                Ok(None) | Err(_) => link_mtu,
-            },
+            None => {
+                let route = match &routes {
+                    Ok(routes) => routes.route_to(remote, mark).await.ok().flatten(),
+                    Err(_) => None,
+                };
+                route.map_or(link_mtu, |route| route.mtu)
+            }
         };
         paths.insert(name.clone(), Path { mtu, family: IpFamily::of(remote) });
     }

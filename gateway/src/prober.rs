@@ -4,15 +4,18 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use culvert_gateway_core::cables::{Choices, ChosenCable};
 use culvert_gateway_core::health::{Health, HealthState, HealthTiming, RoundTrips};
-use culvert_model::{Addresses, CableName, IpFamily};
+use culvert_model::{Addresses, CableName, CableReport, IpFamily};
 use culvert_runtime::echo::EchoSockets;
 use culvert_runtime::reconcile::Wake;
 use culvert_runtime::task::{Ended, Task};
 use tokio::sync::watch;
+
+/// Between two looks at round-trip times: nobody waits for them, and there may be a thousand cables.
+const REFRESH: Duration = Duration::from_secs(1);
 
 /// Health by cable name.
 pub(crate) type Healths = BTreeMap<CableName, (HealthState, RoundTrips)>;
@@ -28,13 +31,16 @@ pub(crate) struct Wanted {
 
 impl Wanted {
     /// Returns one address behind each cable, of a family of which there is a source; none that the cable does not
-    /// carry, since the answer would tell nothing of it.
-    pub(crate) fn through(choices: &Choices, sources: Addresses) -> Self {
+    /// carry, since the answer would tell nothing of it, and none behind a cable without a session: echoes would only
+    /// wait for one.
+    pub(crate) fn through(choices: &Choices, reports: &BTreeMap<CableName, CableReport>, sources: Addresses) -> Self {
         let targets = choices.0.iter().filter_map(|(name, choice)| {
+            let has_session = || reports.get(name).is_some_and(|report| report.last_handshake.is_some());
             let has_source = |address: &IpAddr| sources.of(IpFamily::of(*address)).is_some();
             let target = choice.endpoint.health_check.iter().find(has_source)?;
             let carried = match &choice.cable {
-                ChosenCable::WireGuard(cable) => &cable.subnets,
+                ChosenCable::WireGuard(cable) if has_session() => &cable.subnets,
+                ChosenCable::WireGuard(_) => return None,
                 ChosenCable::Vxlan(cable) => &cable.subnets,
                 ChosenCable::Refused(_) => return None,
             };
@@ -82,18 +88,33 @@ impl Prober {
 async fn run(timing: HealthTiming, mut wanted: watch::Receiver<Wanted>, healths: watch::Sender<Healths>, wake: Wake) {
     let mut sockets = EchoSockets::default();
     let mut probes: BTreeMap<CableName, Health> = BTreeMap::new();
+    let mut published = Instant::now();
+    // What the probes say differs from what was published in more than round-trip times.
+    let mut changed = false;
     loop {
         for probe in probes.values_mut() {
-            probe.handle_timeout(Instant::now());
-            while let Some(echo) = probe.poll_transmit(Instant::now()) {
+            let mut echo = None;
+            let now = Instant::now();
+            changed |= changes_state(probe, |probe| {
+                probe.handle_timeout(now);
+                echo = probe.poll_transmit(now);
+            });
+            if let Some(echo) = echo {
                 sockets.send(probe.address(), echo.sequence).await;
             }
         }
-        publish(&probes, &healths, &wake);
+        if changed || published.elapsed() >= REFRESH {
+            let health = |probe: &Health| (probe.state().clone(), probe.round_trips().clone());
+            healths.send_replace(probes.iter().map(|(name, probe)| (name.clone(), health(probe))).collect());
+            published = Instant::now();
+            if std::mem::take(&mut changed) {
+                wake.wake();
+            }
+        }
         let due = probes.values().filter_map(Health::poll_timeout).min();
         tokio::select! {
-            changed = wanted.changed() => {
-                if changed.is_err() {
+            news = wanted.changed() => {
+                if news.is_err() {
                     return;
                 }
                 let wanted = wanted.borrow_and_update();
@@ -102,30 +123,24 @@ async fn run(timing: HealthTiming, mut wanted: watch::Receiver<Wanted>, healths:
                 for (name, &address) in &wanted.targets {
                     probes.entry(name.clone()).or_insert_with(|| Health::new(address, timing, Instant::now()));
                 }
+                changed = true;
             }
             () = wait_until(due) => {}
             (from, sequence) = sockets.receive() => {
                 let now = Instant::now();
                 for probe in probes.values_mut().filter(|probe| probe.address() == from) {
-                    probe.handle_reply(sequence, now);
+                    changed |= changes_state(probe, |probe| probe.handle_reply(sequence, now));
                 }
             }
         }
     }
 }
 
-fn publish(probes: &BTreeMap<CableName, Health>, healths: &watch::Sender<Healths>, wake: &Wake) {
-    let new: Healths = probes
-        .iter()
-        .map(|(name, probe)| (name.clone(), (probe.state().clone(), probe.round_trips().clone())))
-        .collect();
-    let states = |healths: &Healths| healths.iter().map(|(name, (state, _))| (name.clone(), state.clone())).collect();
-    let before: Vec<(CableName, HealthState)> = states(&healths.borrow());
-    let after: Vec<(CableName, HealthState)> = states(&new);
-    healths.send_replace(new);
-    if before != after {
-        wake.wake();
-    }
+/// Does something with a probe and tells whether it is in another state then; how it got there is said once.
+fn changes_state(probe: &mut Health, what: impl FnOnce(&mut Health)) -> bool {
+    let before = std::mem::discriminant(probe.state());
+    what(probe);
+    before != std::mem::discriminant(probe.state())
 }
 
 async fn wait_until(time: Option<Instant>) {

@@ -1,4 +1,5 @@
-//! Says in the Gateway record what the gateway knows: at once when something changes, every five seconds otherwise.
+//! Says in the Gateway record what the gateway knows: at once when something changes, with many cables after a while, and
+//! from time to time otherwise.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use culvert_gateway_core::cables::{Choice, Choices};
 use culvert_gateway_core::health::RoundTrips;
 use culvert_gateway_core::status::{self, Evidence, Status, connection_status};
 use culvert_model::{CableName, CableReport, clipped};
+use culvert_runtime::reconcile::status_pause;
 use jiff::Timestamp;
 
 use crate::leadership::Leadership;
@@ -107,8 +109,47 @@ pub(crate) fn gateway_record(node: &str, status: GatewayStatus) -> Gateway {
     record
 }
 
+/// What of the Gateway record was written, and when the next is.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    status: Option<GatewayStatus>,
+    /// Until when the record stays as it is, unless this gateway becomes the active one or ceases to be.
+    pause: Option<Instant>,
+    /// The record says less than is known.
+    is_behind: bool,
+}
+
+impl Published {
+    /// Tells whether `status` is to be written now.
+    pub(crate) fn is_due(&mut self, status: &GatewayStatus, now: Instant) -> bool {
+        let (is_news, is_urgent) = match &self.status {
+            Some(written) => (differs(written, status), written.ha_status != status.ha_status),
+            None => (true, true),
+        };
+        let pauses = self.pause.is_some_and(|until| now < until);
+        self.is_behind = is_news && !is_urgent && pauses;
+        is_news && !self.is_behind
+    }
+
+    /// Takes what was written.
+    pub(crate) fn handle_written(&mut self, status: GatewayStatus, now: Instant) {
+        self.pause = Some(now + status_pause(status.connections.len()));
+        self.status = Some(status);
+    }
+
+    /// Has the next status written, whatever it says.
+    pub(crate) fn forget(&mut self) {
+        self.status = None;
+    }
+
+    /// Returns when the record is to catch up with what is known.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.pause.filter(|_| self.is_behind)
+    }
+}
+
 /// Tells whether two statuses differ in more than round-trip times, which change all the time.
-pub(crate) fn differs(old: &GatewayStatus, new: &GatewayStatus) -> bool {
+fn differs(old: &GatewayStatus, new: &GatewayStatus) -> bool {
     let strip = |status: &GatewayStatus| {
         let mut status = status.clone();
         for connection in &mut status.connections {
@@ -117,4 +158,75 @@ pub(crate) fn differs(old: &GatewayStatus, new: &GatewayStatus) -> bool {
         status
     };
     strip(old) != strip(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(connections: usize, failure: &str) -> GatewayStatus {
+        let endpoint = culvert_api::EndpointSpec::default();
+        let connection = Connection {
+            status: ConnectionStatus::Connecting,
+            status_message: String::new(),
+            endpoint,
+            using_ip: String::new(),
+            using_nat: false,
+            latency_rtt: None,
+        };
+        GatewayStatus {
+            version: VERSION.to_owned(),
+            ha_status: HaStatus::Active,
+            local_endpoint: culvert_api::EndpointSpec::default(),
+            status_failure: failure.to_owned(),
+            connections: vec![connection; connections],
+        }
+    }
+
+    fn written(status: &GatewayStatus, now: Instant) -> Published {
+        let mut published = Published::default();
+        assert!(published.is_due(status, now));
+        published.handle_written(status.clone(), now);
+        published
+    }
+
+    #[test]
+    fn what_changes_nothing_is_not_written_until_it_is_asked_for() {
+        let start = Instant::now();
+        let mut published = written(&status(2, ""), start);
+        let later = start + Duration::from_secs(3);
+        assert!(!published.is_due(&status(2, ""), later));
+        published.forget();
+        assert!(published.is_due(&status(2, ""), later));
+    }
+
+    #[test]
+    fn news_of_many_cables_wait_for_a_while_and_are_not_forgotten() {
+        let start = Instant::now();
+        let mut published = written(&status(1000, ""), start);
+        let soon = start + Duration::from_millis(100);
+        assert!(!published.is_due(&status(999, ""), soon));
+        let then = published.poll_timeout().unwrap();
+        assert!(published.is_due(&status(999, ""), then));
+        published.handle_written(status(999, ""), then);
+        assert_eq!(published.poll_timeout(), None);
+    }
+
+    #[test]
+    fn news_that_are_over_before_they_are_written_leave_nothing_to_do() {
+        let start = Instant::now();
+        let mut published = written(&status(1000, ""), start);
+        let soon = start + Duration::from_millis(100);
+        assert!(!published.is_due(&status(1000, "away"), soon));
+        assert!(!published.is_due(&status(1000, ""), soon));
+        assert_eq!(published.poll_timeout(), None);
+    }
+
+    #[test]
+    fn who_is_the_active_gateway_is_said_at_once() {
+        let start = Instant::now();
+        let mut published = written(&status(1000, ""), start);
+        let standby = GatewayStatus { ha_status: HaStatus::Passive, ..status(1000, "") };
+        assert!(published.is_due(&standby, start));
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context;
+use culvert_api::gateway_record::STALE;
 use culvert_api::{
     Cluster, ClusterSpec, Connection, ConnectionStatus, Endpoint, Gateway, Lease, Record, backend_config,
     endpoint_record, labels, object_name,
@@ -14,9 +15,6 @@ use culvert_runtime::{Records, StoreError};
 use jiff::Timestamp;
 
 use crate::config::Config;
-
-/// A Gateway record that is older than this is its process's last word (Submariner chapter 3.5).
-const STALE_SECONDS: i64 = 15;
 
 /// What the store holds about the clusters of the set.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -103,7 +101,7 @@ pub(crate) async fn remove_stale_gateways(config: &Config, records: &Records) ->
 fn is_stale(gateway: &Gateway, now: i64) -> bool {
     let annotations = gateway.metadata.annotations.as_ref();
     let stamp = annotations.and_then(|all| all.get(labels::UPDATE_TIMESTAMP)).and_then(|text| text.parse::<i64>().ok());
-    stamp.is_none_or(|stamp| now - stamp > STALE_SECONDS)
+    stamp.is_none_or(|stamp| now - stamp > STALE.as_secs().cast_signed())
 }
 
 /// Returns under which addresses the previous run of this gateway reached its peers: a gateway that is started again

@@ -8,14 +8,14 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use ipnet::Ipv4Net;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::Pid;
 
 use crate::command::{run, run_with_input};
+use crate::lock::lock;
 use crate::namespace::{self, Namespace};
 use crate::topology::{ClusterPlan, Topology, nth_address};
 use crate::wait::wait_for;
@@ -73,7 +73,7 @@ impl Lab {
 
     /// Builds a lab with this prefix, in place of one that may stand there already.
     pub fn build_named(prefix: &str, topology: &Topology) -> Result<Self> {
-        let lock = lock()?;
+        let lock = lock(DIRECTORY, "a lab of network namespaces")?;
         remove_stale()?;
         remove(prefix)?;
         let directory = Path::new(DIRECTORY).join(prefix);
@@ -278,21 +278,6 @@ pub(crate) fn join_clusters(internet: &[Namespace; 2], clusters: &[Cluster]) -> 
         namespace.ip(&wiring::internet(number, clusters))?;
     }
     Ok(())
-}
-
-fn lock() -> Result<Flock<File>> {
-    if !geteuid().is_root() {
-        bail!("a lab of network namespaces needs root: run the same command as root");
-    }
-    fs::create_dir_all(DIRECTORY).with_context(|| format!("cannot make {DIRECTORY}"))?;
-    let file = File::create(Path::new(DIRECTORY).join("lock"))?;
-    let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => return Ok(lock),
-        Err((file, Errno::EWOULDBLOCK)) => file,
-        Err((_, error)) => return Err(error).context("cannot lock the lab"),
-    };
-    eprintln!("Another lab stands on this machine: waiting until it is removed.");
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).context("cannot lock the lab")
 }
 
 /// Removes every lab whose process is gone.

@@ -14,6 +14,7 @@ mod forge;
 pub mod kubernetes;
 mod lab;
 mod leftovers;
+mod lock;
 mod metrics;
 mod namespace;
 mod nat_discovery;

@@ -1,7 +1,7 @@
 //! A network namespace by name: commands and threads inside it.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
@@ -17,21 +17,28 @@ pub(crate) const DIRECTORY: &str = "/run/netns";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
     name: String,
+    path: PathBuf,
 }
 
 impl Namespace {
     /// Names a namespace that exists or is about to.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into() }
+        let name = name.into();
+        Self { path: PathBuf::from(DIRECTORY).join(&name), name }
     }
 
-    /// Returns the name, as `ip netns` takes it.
+    /// Names a namespace that `ip netns` does not know, by a file that stands for it.
+    pub(crate) fn at(name: impl Into<String>, path: PathBuf) -> Self {
+        Self { name: name.into(), path }
+    }
+
+    /// Returns the name, as `ip netns` takes it if it knows the namespace.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    pub(crate) fn path(&self) -> PathBuf {
-        PathBuf::from(DIRECTORY).join(&self.name)
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Returns a command that will run inside; it replaces the helper that enters, so its process id is its own.
@@ -49,7 +56,7 @@ impl Namespace {
 
     /// Runs lines of `ip` commands inside, without the word `ip`.
     pub fn ip(&self, lines: &str) -> Result<()> {
-        run_with_input(Command::new("ip").args(["-n", &self.name, "-batch", "-"]), lines)?;
+        run_with_input(self.command("ip").args(["-batch", "-"]), lines)?;
         Ok(())
     }
 

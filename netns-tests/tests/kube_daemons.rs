@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use culvert_netns_tests::kubernetes::{BUSYBOX, Cluster, Lab, Node, Plan, ProxyMode};
+use culvert_netns_tests::kubernetes::{BROKER_NAMESPACE, Cluster, Lab, NAMESPACE, Node, Plan, ProxyMode, Web, serve};
 use culvert_netns_tests::{
     Binaries, ControlPlane, Daemon, Role, kill_control_plane, leftovers, run, start_control_plane, wait_for,
 };
@@ -17,9 +17,6 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(120);
-const PORT: u16 = 8080;
-const NAMESPACE: &str = "submariner-operator";
-const BROKER_NAMESPACE: &str = "submariner-k8s-broker";
 
 /// What each daemon may do in its own namespace, and every member at the broker (Submariner's role, chapter 3.1).
 const RIGHTS: [(&str, &[(&str, &str)]); 2] = [
@@ -103,9 +100,7 @@ impl<'a> Members<'a> {
         flag("--kubeconfig", self.directory.join(format!("culvert-{}", role.as_str())).to_str().unwrap());
         if role == Role::Gateway {
             flag("--public-ip", &format!("ipv4:{}", node.address));
-            let is_here = self.broker.name() == self.cluster.name();
-            let broker = if is_here { self.broker.nodes[0].address } else { self.broker.public_address };
-            flag("--broker-server", &format!("{broker}:6443"));
+            flag("--broker-server", &format!("{}:6443", self.broker.public_address));
             flag("--broker-secret", self.directory.join("broker").to_str().unwrap());
             flag("--key-file", self.memory.path().join(format!("{}.key", node.name)).to_str().unwrap());
         }
@@ -178,70 +173,28 @@ fn install_custom_resources(cluster: &Cluster) {
     }
 }
 
-/// A pod on each node that says from where it was asked.
-struct Pod {
-    name: String,
-    address: String,
-}
-
-fn serve(cluster: &Cluster) -> Vec<Pod> {
-    let script = format!(
-        "mkdir -p /tmp/cgi-bin; printf '#!/bin/sh\\necho; echo $REMOTE_ADDR' >/tmp/cgi-bin/source; \
-         chmod +x /tmp/cgi-bin/source; head -c 3000000 /dev/zero >/tmp/large; exec httpd -f -p 0.0.0.0:{PORT} -h /tmp"
-    );
-    let container = json!({
-        "name": "web",
-        "image": BUSYBOX,
-        "imagePullPolicy": "Never",
-        "command": ["sh", "-c", script],
-        "readinessProbe": {"httpGet": {"path": "/large", "port": PORT}, "periodSeconds": 1},
-    });
-    let set = json!({
-        "apiVersion": "apps/v1",
-        "kind": "DaemonSet",
-        "metadata": {"name": "web"},
-        "spec": {
-            "selector": {"matchLabels": {"app": "web"}},
-            "template": {
-                "metadata": {"labels": {"app": "web"}},
-                "spec": {"terminationGracePeriodSeconds": 0, "containers": [container]},
-            },
-        },
-    });
-    cluster.apply(&set.to_string()).unwrap();
-    cluster.kubectl("rollout status daemonset/web --timeout=120s").unwrap();
-    let pods = cluster.kubectl("get pods --selector app=web --output json").unwrap();
-    let pods: Value = serde_json::from_str(&pods).unwrap();
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let pod = |pod: &Value| Pod { name: text(&pod["metadata"]["name"]), address: text(&pod["status"]["podIP"]) };
-    pods["items"].as_array().unwrap().iter().map(pod).collect()
-}
-
-fn assert_reached_with_source_kept(from: &Cluster, pods: &[Pod], others: &[Pod]) {
-    for pod in pods {
-        for other in others {
-            let exec = |words: &str| from.kubectl(&format!("exec {} -- {words}", pod.name));
-            let (address, here) = (&other.address, &pod.address);
-            wait_for(&format!("an answer of {address} to {here}"), PATIENCE, || {
-                exec(&format!("ping -c 1 -W 2 {address}")).map(Some)
+fn assert_reached_with_source_kept(from: &Web, to: &Web) {
+    for pod in &from.pods {
+        for other in &to.pods {
+            let address = other.address;
+            wait_for(&format!("an answer of {address} to {}", pod.address), PATIENCE, || {
+                pod.run(&format!("ping -c 1 -W 2 {address}")).map(Some)
             })
             .unwrap();
-            let source = exec(&format!("timeout 20 wget -q -O - http://{address}:{PORT}/cgi-bin/source")).unwrap();
-            assert_eq!(source.trim(), here);
-            exec(&format!("timeout 20 wget -q -O /tmp/got http://{address}:{PORT}/large")).unwrap();
-            assert!(exec("wc -c /tmp/got").unwrap().starts_with("3000000 "));
+            assert_eq!(pod.source_seen_by(&other.web()).unwrap(), pod.address);
+            pod.fetch_large(&other.web()).unwrap();
         }
     }
 }
 
 /// Takes away the broker, which is one of the clusters' own API server as well, and then brings it back.
-fn assert_no_packet_waits_for_an_api_server(lab: &Lab, others: &[Pod]) -> ControlPlane {
+fn assert_no_packet_waits_for_an_api_server(lab: &Lab, others: &Web) -> ControlPlane {
     let east = lab.cluster("east");
     kill_control_plane(east).unwrap();
-    // As a pod of each node does: nobody is there to be asked for pods.
+    // As a pod of each node does.
     for node in &east.nodes {
         let address = node.pod_network.hosts().next().unwrap();
-        for other in others {
+        for other in &others.pods {
             let ping = format!("ping -c 30 -i 0.1 -W 2 -I {address} {}", other.address);
             let answers = node.namespace.run(&ping).unwrap();
             assert!(answers.contains(" 0% packet loss"), "{answers}");
@@ -264,7 +217,7 @@ fn two_clusters_are_joined_by_records_in_their_api_servers() {
     let (east, west) = (lab.cluster("east"), lab.cluster("west"));
     [east, west].into_iter().for_each(install_custom_resources);
     east.kubectl(&format!("create namespace {BROKER_NAMESPACE}")).unwrap();
-    let pods = [east, west].map(serve);
+    let webs = [east, west].map(|cluster| serve(cluster).unwrap());
     let mut members = [east, west].map(|cluster| Members::new(&lab, cluster, east));
 
     for member in &mut members {
@@ -279,8 +232,8 @@ fn two_clusters_are_joined_by_records_in_their_api_servers() {
         })
         .unwrap();
     }
-    assert_reached_with_source_kept(east, &pods[0], &pods[1]);
-    assert_reached_with_source_kept(west, &pods[1], &pods[0]);
+    assert_reached_with_source_kept(&webs[0], &webs[1]);
+    assert_reached_with_source_kept(&webs[1], &webs[0]);
     // Each has its own, the other's, and what it says of itself; the broker has both.
     for (cluster, nodes) in [("east", "east-node"), ("west", "west-node")] {
         let found = objects(lab.cluster(cluster), NAMESPACE);
@@ -293,7 +246,7 @@ fn two_clusters_are_joined_by_records_in_their_api_servers() {
     assert_eq!(objects(east, BROKER_NAMESPACE).len(), 4, "two Clusters and two Endpoints");
     assert!(members[1].show("gateways").contains("All connections (1) are established"));
 
-    let _server = assert_no_packet_waits_for_an_api_server(&lab, &pods[1]);
+    let _server = assert_no_packet_waits_for_an_api_server(&lab, &webs[1]);
 
     for member in &mut members {
         member.uninstall();

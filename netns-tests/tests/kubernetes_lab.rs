@@ -10,12 +10,10 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use culvert_netns_tests::kubernetes::{BUSYBOX, Cluster, HOST_LINK, Image, Lab, Plan, ProxyMode};
+use culvert_netns_tests::kubernetes::{Cluster, HOST_LINK, Image, Lab, Plan, Pod, ProxyMode, Web, serve};
 use culvert_netns_tests::{run, wait_for};
-use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(120);
-const PORT: u16 = 8080;
 
 /// A lab that is kept makes others fail instead of wait.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -32,13 +30,6 @@ impl Drop for TakenDown {
     fn drop(&mut self) {
         Lab::down(self.0).unwrap();
     }
-}
-
-/// A pod of the DaemonSet that [`serve`] makes.
-struct Pod {
-    name: String,
-    node: String,
-    address: String,
 }
 
 /// Everything of a lab that can be found on this machine, each under its kind.
@@ -106,66 +97,13 @@ fn host_network() -> String {
     lines.chain([filters]).collect::<Vec<_>>().join("\n")
 }
 
-fn json(cluster: &Cluster, line: &str) -> Value {
-    serde_json::from_str(&cluster.kubectl(&format!("{line} --output json")).unwrap()).unwrap()
-}
-
-/// Runs a web server on each node, behind the service `web`, and returns its pods once all are ready.
-fn serve(cluster: &Cluster) -> Vec<Pod> {
-    let script = format!("hostname >/tmp/index.html; exec httpd -f -p {PORT} -h /tmp");
-    let manifests = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": [
-        {
-            "apiVersion": "apps/v1",
-            "kind": "DaemonSet",
-            "metadata": {"name": "web"},
-            "spec": {
-                "selector": {"matchLabels": {"app": "web"}},
-                "template": {
-                    "metadata": {"labels": {"app": "web"}},
-                    "spec": {
-                        "terminationGracePeriodSeconds": 0,
-                        "containers": [{
-                            "name": "web",
-                            "image": BUSYBOX,
-                            "imagePullPolicy": "Never",
-                            "command": ["sh", "-c", script],
-                            "readinessProbe": {"httpGet": {"path": "/", "port": PORT}, "periodSeconds": 1},
-                        }],
-                    },
-                },
-            },
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": "web"},
-            "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": PORT}]},
-        },
-    ]});
-    cluster.apply(&manifests.to_string()).unwrap();
-    cluster.kubectl("rollout status daemonset/web --timeout=120s").unwrap();
-    let pods = json(cluster, "get pods --selector app=web");
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let pod = |pod: &Value| Pod {
-        name: text(&pod["metadata"]["name"]),
-        node: text(&pod["spec"]["nodeName"]),
-        address: text(&pod["status"]["podIP"]),
-    };
-    pods["items"].as_array().unwrap().iter().map(pod).collect()
-}
-
 /// Asks a service until an answer comes: kube-proxy follows its endpoints by a moment.
-fn page(cluster: &Cluster, pod: &Pod, url: &str) -> String {
-    let what = format!("an answer of {url} in {}", cluster.name());
-    wait_for(&what, PATIENCE, || {
-        Ok(Some(cluster.kubectl(&format!("exec {} -- timeout 5 wget -q -O - {url}", pod.name))?))
-    })
-    .unwrap()
+fn page(pod: &Pod, url: &str) -> String {
+    wait_for(&format!("an answer of {url} to {}", pod.name), PATIENCE, || pod.page(url).map(Some)).unwrap()
 }
 
 fn assert_nodes_are_as_planned(cluster: &Cluster) {
-    let nodes = json(cluster, "get nodes");
-    let nodes = nodes["items"].as_array().unwrap();
+    let nodes = cluster.items("get nodes").unwrap();
     assert_eq!(nodes.len(), cluster.nodes.len());
     for (seen, planned) in nodes.iter().zip(&cluster.nodes) {
         assert_eq!(seen["metadata"]["name"], planned.name);
@@ -179,22 +117,23 @@ fn assert_nodes_are_as_planned(cluster: &Cluster) {
     }
 }
 
-fn assert_pods_services_and_names_work(cluster: &Cluster, pods: &[Pod]) {
-    let nodes: BTreeSet<&str> = pods.iter().map(|pod| pod.node.as_str()).collect();
-    assert_eq!(nodes, cluster.nodes.iter().map(|node| node.name.as_str()).collect());
-    for from in pods {
-        for to in pods {
-            cluster.kubectl(&format!("exec {} -- ping -c 1 -W 5 {}", from.name, to.address)).unwrap();
+fn assert_pods_services_and_names_work(cluster: &Cluster, web: &Web) {
+    let nodes: Vec<&str> = web.pods.iter().map(|pod| pod.node.name.as_str()).collect();
+    assert_eq!(nodes, cluster.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>());
+    for from in &web.pods {
+        for to in &web.pods {
+            from.run(&format!("ping -c 1 -W 5 {}", to.address)).unwrap();
         }
-        let names: BTreeSet<&str> = pods.iter().map(|pod| pod.name.as_str()).collect();
-        let answer = page(cluster, from, "http://web.default.svc.cluster.local");
+        let names: BTreeSet<&str> = web.pods.iter().map(|pod| pod.name.as_str()).collect();
+        let answer = page(from, "http://web.default.svc.cluster.local");
         assert!(names.contains(answer.trim()), "{answer}");
     }
+    // As `kubectl` has it done.
+    let answer = cluster.kubectl(&format!("exec {} -- hostname", web.pods[0].name)).unwrap();
+    assert_eq!(answer.trim(), web.pods[0].name);
     // The node's own processes reach services too.
-    let service = json(cluster, "get service web");
-    let address = service["spec"]["clusterIP"].as_str().unwrap();
     let mut wget = cluster.nodes[1].command("busybox").unwrap();
-    run(wget.args(["timeout", "5", "wget", "-q", "-O", "-", &format!("http://{address}")])).unwrap();
+    run(wget.args(["timeout", "5", "wget", "-q", "-O", "-", &format!("http://{}", web.service)])).unwrap();
 }
 
 #[test]
@@ -208,10 +147,10 @@ fn two_clusters_serve_pods_services_and_names_and_leave_nothing() {
     let lab = Lab::up(&plan).unwrap();
     let (east, west) = (lab.cluster("east"), lab.cluster("west"));
 
-    let pods: Vec<Vec<Pod>> = lab.clusters().iter().map(serve).collect();
-    for (cluster, pods) in lab.clusters().iter().zip(&pods) {
+    let webs: Vec<Web> = lab.clusters().iter().map(|cluster| serve(cluster).unwrap()).collect();
+    for (cluster, web) in lab.clusters().iter().zip(&webs) {
         assert_nodes_are_as_planned(cluster);
-        assert_pods_services_and_names_work(cluster, pods);
+        assert_pods_services_and_names_work(cluster, web);
     }
     // Each kube-proxy works by the means it was given.
     let tables = |cluster: &Cluster| cluster.nodes[1].namespace.run("nft list tables").unwrap();
@@ -219,8 +158,8 @@ fn two_clusters_serve_pods_services_and_names_and_leave_nothing() {
     assert!(tables(west).contains("table ip kube-proxy") && !chains(west).contains("KUBE-SERVICES"));
     assert!(!tables(east).contains("table ip kube-proxy") && chains(east).contains("KUBE-SERVICES"));
     // Nothing joins the clusters but the Internet.
-    let apart = east.kubectl(&format!("exec {} -- ping -c 1 -W 1 {}", pods[0][0].name, pods[1][0].address));
-    assert!(apart.unwrap_err().to_string().contains("exit code 1"));
+    let apart = webs[0].pods[0].run(&format!("ping -c 1 -W 1 {}", webs[1].pods[0].address));
+    assert!(format!("{:#}", apart.unwrap_err()).contains("exit status: 1)"));
 
     // The kubeconfigs work on the host, and on the other cluster's nodes, in front of and behind NAT.
     for cluster in lab.clusters() {
@@ -278,8 +217,8 @@ fn what_a_killed_owner_left_is_removed_by_the_next_who_brings_a_lab_up() {
     // Without kube-proxy nothing leads to a service, but pods run.
     let node = &lab.cluster("east").nodes[0];
     assert!(!node.namespace.run("nft list ruleset").unwrap().contains("KUBE-SERVICES"));
-    let pods = json(lab.cluster("east"), "get pods --namespace kube-system");
-    assert_eq!(pods["items"][0]["status"]["phase"], "Running");
+    let pods = lab.cluster("east").items("get pods --namespace kube-system").unwrap();
+    assert_eq!(pods[0]["status"]["phase"], "Running");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use culvert_model::{Addresses, IpFamily, clipped};
 use culvert_netstate::State;
 use culvert_route_agent_core::{Inputs, desired, targets};
 use culvert_runtime::Records;
-use culvert_runtime::reconcile::{Pass, Wake};
+use culvert_runtime::reconcile::{Pass, Wake, status_pause};
 use ipnet::IpNet;
 
 use crate::config::Config;
@@ -43,6 +43,11 @@ pub(crate) struct Agent {
     store_away: bool,
     ready: bool,
     published: Option<Instant>,
+    /// Until when the node's record stays as it was written last.
+    pause: Option<Instant>,
+    /// The record says less than is known; a pass comes when its pause is over.
+    is_behind: bool,
+    wake: Wake,
     /// Remote subnets to which no flow is translated any more.
     kept: BTreeSet<IpNet>,
 }
@@ -50,7 +55,7 @@ pub(crate) struct Agent {
 impl Agent {
     pub(crate) fn new(config: Config, records: Records, kernel: Kernel, wake: Wake) -> Self {
         Self {
-            pinger: config.probe.map(|pace| Pinger::start(pace, wake)),
+            pinger: config.probe.map(|pace| Pinger::start(pace, wake.clone())),
             address: config.address.unwrap_or_default(),
             config,
             records,
@@ -60,6 +65,9 @@ impl Agent {
             store_away: false,
             ready: false,
             published: None,
+            pause: None,
+            is_behind: false,
+            wake,
             kept: BTreeSet::new(),
         }
     }
@@ -137,14 +145,14 @@ impl Agent {
     async fn forget_early_flows(&mut self, state: &State) -> Vec<String> {
         let remote: BTreeSet<IpNet> = state.routes.keys().map(|route| route.destination).collect();
         self.kept.retain(|subnet| remote.contains(subnet));
-        let mut failed = Vec::new();
-        for subnet in remote.difference(&self.kept.clone()) {
-            match forget_translated_flows(*subnet).await {
-                Ok(()) => _ = self.kept.insert(*subnet),
-                Err(error) => failed.push(error.to_string()),
+        let new: BTreeSet<IpNet> = remote.difference(&self.kept).copied().collect();
+        match forget_translated_flows(&new).await {
+            Ok(()) => {
+                self.kept = remote;
+                Vec::new()
             }
+            Err(error) => vec![error.to_string()],
         }
-        failed
     }
 
     /// Looks up the node's addresses, unless they are configured.
@@ -182,9 +190,21 @@ impl Agent {
         if fresh && found.is_some_and(|found| status::same_but_times(found, &record)) {
             return true;
         }
+        if let Some(until) = self.pause.filter(|until| Instant::now() < *until) {
+            if !std::mem::replace(&mut self.is_behind, true) {
+                let wake = self.wake.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep_until(until.into()).await;
+                    wake.wake();
+                });
+            }
+            return true;
+        }
+        self.is_behind = false;
         match self.records.apply(&record).await {
             Ok(_) => {
                 self.published = Some(Instant::now());
+                self.pause = Some(Instant::now() + status_pause(record.status.remote_endpoints.len()));
                 true
             }
             Err(error) => {

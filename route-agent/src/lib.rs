@@ -19,6 +19,7 @@ use culvert_kernel::{Changes, Kernel};
 use culvert_netstate::State;
 use culvert_netstate::own::Owner;
 use culvert_runtime::Records;
+use culvert_runtime::memory;
 use culvert_runtime::reconcile::{self, Wake};
 use culvert_runtime::shutdown::Shutdown;
 
@@ -49,6 +50,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     tokio::select! {
         () = reconcile::run(&wake, &shutdown, async || agent.pass().await) => {}
         () = ring => {}
+        () = memory::give_back() => {}
         () = probes_ended => bail!("the probes have ended by themselves, which is a bug: start the route agent again"),
     }
     tracing::info!("Route agent ends, routes stay");

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use culvert_model::Addresses;
 use culvert_route_agent_core::{Pace, Probes};
@@ -14,6 +14,9 @@ use culvert_runtime::task::Task;
 use tokio::sync::watch;
 
 use crate::status::ProbeStates;
+
+/// Between two looks at round-trip times: nobody waits for them, and there may be a thousand probes.
+const REFRESH: Duration = Duration::from_secs(1);
 
 /// What is to be probed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,11 +66,17 @@ impl Pinger {
 
 async fn run(mut probes: Probes, mut wanted: watch::Receiver<Wanted>, states: watch::Sender<ProbeStates>, wake: Wake) {
     let mut sockets = EchoSockets::default();
+    let mut published = Instant::now();
     loop {
         while let Some(echo) = probes.poll_transmit(Instant::now()) {
             sockets.send(echo.destination, echo.sequence).await;
         }
-        if replace(&states, probes.states()) {
+        let changed = probes.take_changed();
+        if changed || published.elapsed() >= REFRESH {
+            states.send_replace(probes.states());
+            published = Instant::now();
+        }
+        if changed {
             wake.wake();
         }
         let due = probes.poll_timeout();
@@ -84,15 +93,6 @@ async fn run(mut probes: Probes, mut wanted: watch::Receiver<Wanted>, states: wa
             (from, sequence) = sockets.receive() => probes.handle_reply(from, sequence, Instant::now()),
         }
     }
-}
-
-/// Stores the new states and tells whether more than times changed.
-fn replace(states: &watch::Sender<ProbeStates>, new: ProbeStates) -> bool {
-    let old = states.send_replace(new);
-    let new = states.borrow();
-    let stripped =
-        |states: &ProbeStates| states.iter().map(|(name, (state, _))| (name.clone(), *state)).collect::<Vec<_>>();
-    stripped(&old) != stripped(&new)
 }
 
 async fn wait_until(time: Option<Instant>) {

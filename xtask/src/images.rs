@@ -3,11 +3,9 @@
 use std::fs;
 
 use anyhow::{Context, Result};
+use culvert_image::REFERENCE;
 
 use crate::{BINARIES, cargo, packages, succeed, target_directory};
-
-/// The image that `deploy/kubernetes` names.
-const REFERENCE: &str = concat!("culvert.io/culvert:", env!("CARGO_PKG_VERSION"));
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

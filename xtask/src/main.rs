@@ -24,15 +24,15 @@ const BINARIES: [&str; 3] = culvert_image::PROGRAMS;
 /// Chores of the project.
 #[derive(Parser)]
 enum Chore {
-    /// Joins two clusters made of network namespaces and shows it; needs root.
+    /// Joins two clusters made of network namespaces, or of Kubernetes, and shows it; needs root.
     Demo {
-        /// What the demo itself takes: --keep, --json, --remove.
+        /// What the demo itself takes: --kubernetes, --keep, --json, --remove.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Measures the packets' way beside what it is compared with; needs root.
+    /// Measures the packets' way beside what it is compared with, or the control plane; needs root.
     Bench {
-        /// Which bench, and what it takes: `path --rounds 3`; `path --help` tells all.
+        /// Which bench, and what it takes: `path --rounds 3`, `control`; `path --help` tells all.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
@@ -83,7 +83,12 @@ fn run(chore: Chore) -> Result<()> {
 
 fn demo(args: Vec<OsString>) -> Result<()> {
     need_root("demo")?;
-    packages::install(Purpose::Namespaces)?;
+    if args.iter().any(|arg| arg == "--kubernetes") {
+        packages::need_go()?;
+        packages::install(Purpose::Kubernetes)?;
+    } else {
+        packages::install(Purpose::Namespaces)?;
+    }
     let mut build = cargo(["build", "--release", "--bins", "--package", "culvert-netns-tests"]);
     succeed(build.args(BINARIES.iter().flat_map(|name| ["--package", name])))?;
     succeed(Command::new(target_directory()?.join("release/demo")).args(args))

@@ -87,6 +87,18 @@ pub(crate) fn install(purpose: Purpose) -> Result<()> {
     succeed(apt().args(["install", "--yes", "--no-install-recommends"]).args(missing))
 }
 
+/// Tells whether there is Go, which builds Kubernetes: no Debian package is new enough everywhere.
+///
+/// # Errors
+///
+/// There is none, neither in the path nor where its own installer puts it.
+pub(crate) fn need_go() -> Result<()> {
+    if !installed("go") && !installed("/usr/local/go/bin/go") {
+        bail!("Kubernetes is built from source, which needs Go 1.21 or newer: get it from https://go.dev/dl");
+    }
+    Ok(())
+}
+
 fn installed(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path).any(|directory| Path::new(&directory).join(program).is_file())

@@ -115,13 +115,13 @@ fn everything_is_shown_in_three_tables() {
 fn a_gateway_that_fell_silent_is_stale_and_so_are_its_connections() {
     let mut snapshot = clusterset();
     snapshot.gateways = vec![
-        gateway("east-gw", 16, HaStatus::Active, vec![connection("west", ConnectionStatus::Connected, "")]),
-        gateway("fresh", 15, HaStatus::Passive, Vec::new()),
+        gateway("east-gw", 46, HaStatus::Active, vec![connection("west", ConnectionStatus::Connected, "")]),
+        gateway("fresh", 45, HaStatus::Passive, Vec::new()),
         gateway("ahead", -3600, HaStatus::Passive, Vec::new()),
     ];
     insta::assert_snapshot!(shown(&snapshot, What::Gateways, Output::Table), @r"
     NODE      HA STATUS   SUMMARY
-    east-gw   active      Stale: not reporting since 2023-11-14T22:13:04Z
+    east-gw   active      Stale: not reporting since 2023-11-14T22:12:34Z
     fresh     passive     There are no connections
     ahead     passive     There are no connections
     ");
@@ -129,7 +129,7 @@ fn a_gateway_that_fell_silent_is_stale_and_so_are_its_connections() {
     GATEWAY   CLUSTER   REMOTE IP     NAT   CABLE DRIVER   SUBNETS                     STATUS   RTT avg.
     west-gw   west      203.0.113.9   yes   wireguard      100.4.0.0/16, 10.4.0.0/16   stale    1.234567ms
 
-    west-gw (west): gateway east-gw is not reporting since 2023-11-14T22:13:04Z; the connection was connected then
+    west-gw (west): gateway east-gw is not reporting since 2023-11-14T22:12:34Z; the connection was connected then
     ");
 }
 

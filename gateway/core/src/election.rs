@@ -1,15 +1,15 @@
 //! Decides which gateway of a cluster is the active one, over a lease that all of them see.
 //!
-//! The rules are client-go's `leaderelection`: whoever holds the lease renews it; another one takes it over only after it
+//! The rules are client-go's `leaderelection`: whoever holds the lease renews it, though not at every look; another one takes it over only after it
 //! has stood unchanged for its whole duration by the other's *own* monotonic clock, so wall clocks need not agree. The
 //! holder stops being active when its renew deadline has passed since the *start* of its last successful write,
 //! whatever the store says; that is before anyone can take over, as long as clocks differ in rate by less than
 //! lease duration / renew deadline.
 //!
-//! The caller, whenever [`Election::poll_timeout`] says so or the lease changes: reads the lease, gives it to
+//! The caller, whenever [`Election::poll_timeout`] says so or the lease changes: looks at the lease, gives it to
 //! [`Election::handle_observed`], does what [`Election::poll_transmit`] returns by compare-and-swap against the version
-//! just read, and gives the outcome to [`Election::handle_written`]; strictly one after the other, so that no
-//! observation is older than the last write. The role also ends by itself, at [`Election::active_until`].
+//! just seen, and gives the outcome to [`Election::handle_written`]; strictly one after the other, so that no
+//! observation is older than the own last write. The role also ends by itself, at [`Election::active_until`].
 //!
 //! ```text
 //!            lease free, ours or stale: write ok
@@ -28,7 +28,7 @@ pub struct ElectionTiming {
     pub lease_duration: Duration,
     /// How long the holder stays active without renewing.
     pub renew_deadline: Duration,
-    /// How often the lease is read, and renewed by its holder.
+    /// How often the lease is looked at, and how soon a renewal that failed is tried again.
     pub retry_period: Duration,
 }
 
@@ -56,6 +56,11 @@ pub enum TimingError {
 }
 
 impl ElectionTiming {
+    /// Returns how often the holder renews: in the middle of its deadline, which leaves as long to try again.
+    fn renewal_period(self) -> Duration {
+        self.retry_period.max(self.renew_deadline / 2)
+    }
+
     /// Checks that retry period < renew deadline < lease duration.
     ///
     /// # Errors
@@ -252,7 +257,14 @@ impl Election {
     }
 
     fn plan_observation(&mut self, now: Instant) {
-        self.next_observation = Some(now + self.timing.retry_period);
+        let usual = now + self.timing.retry_period;
+        let renewal = self.renewal().filter(|&renewal| renewal > now);
+        self.next_observation = Some(renewal.map_or(usual, |renewal| renewal.min(usual)));
+    }
+
+    /// Returns when the lease is to be renewed.
+    fn renewal(&self) -> Option<Instant> {
+        self.renewed.map(|renewed| renewed + self.timing.renewal_period())
     }
 
     fn holds(&self, view: &LeaseView) -> bool {
@@ -266,7 +278,7 @@ impl Election {
             Observed::Absent if self.rival_may_be_active(now) => return None,
             Observed::Absent => (LeaseWriteKind::Create, 0),
             Observed::Lease(view) if self.holds(view) => {
-                let due = self.renewed.is_none_or(|renewed| now >= renewed + self.timing.retry_period);
+                let due = self.renewal().is_none_or(|renewal| now >= renewal);
                 if !due {
                     return None;
                 }

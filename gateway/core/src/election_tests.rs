@@ -93,23 +93,37 @@ fn the_deadline_runs_from_the_start_of_the_last_good_write() {
     let start = Instant::now();
     let mut election = active(start);
 
-    election.handle_observed(lease("a", 1), start + SECOND * 2);
-    election.poll_transmit(start + SECOND * 2).unwrap();
+    election.handle_observed(lease("a", 1), start + SECOND * 5);
+    election.poll_transmit(start + SECOND * 5).unwrap();
     election.handle_written(Written::Done, start + SECOND * 8);
     step(&mut election, lease("a", 2), Written::Failed, start + SECOND * 10);
 
-    assert_eq!(election.role(start + SECOND * 12 - Duration::from_millis(1)), Role::Active);
-    assert_eq!(election.role(start + SECOND * 12), Role::Standby);
-    assert_eq!(election.active_until(), Some(start + SECOND * 12));
+    assert_eq!(election.role(start + SECOND * 15 - Duration::from_millis(1)), Role::Active);
+    assert_eq!(election.role(start + SECOND * 15), Role::Standby);
+    assert_eq!(election.active_until(), Some(start + SECOND * 15));
 }
 
 #[test]
-fn an_active_node_renews_once_a_period_however_often_it_looks() {
+fn an_active_node_renews_in_the_middle_of_its_deadline_however_often_it_looks() {
     let start = Instant::now();
     let mut election = active(start);
-    let early = step(&mut election, lease("a", 1), Written::Done, start + SECOND);
-    let due = step(&mut election, lease("a", 1), Written::Done, start + SECOND * 2);
-    assert_eq!((early, due), (None, Some(LeaseWriteKind::Renew)));
+    for (second, next_look) in [(1, 3), (3, 5), (4, 5)] {
+        assert_eq!(step(&mut election, lease("a", 1), Written::Done, start + SECOND * second), None, "second {second}");
+        assert_eq!(election.poll_timeout(), Some(start + SECOND * next_look), "second {second}");
+    }
+    let due = step(&mut election, lease("a", 1), Written::Done, start + SECOND * 5);
+    assert_eq!(due, Some(LeaseWriteKind::Renew));
+}
+
+#[test]
+fn a_renewal_that_failed_is_tried_again_after_the_retry_period() {
+    let start = Instant::now();
+    let mut election = active(start);
+    step(&mut election, lease("a", 1), Written::Failed, start + SECOND * 5);
+    assert_eq!(election.poll_timeout(), Some(start + SECOND * 7));
+    let again = step(&mut election, lease("a", 1), Written::Done, start + SECOND * 7);
+    assert_eq!(again, Some(LeaseWriteKind::Renew));
+    assert_eq!(election.active_until(), Some(start + SECOND * 17));
 }
 
 #[test]

@@ -26,6 +26,9 @@ use crate::{Report, Totals};
 
 /// Handshakes a second that are taken without a cookie.
 const HANDSHAKES_PER_SECOND: u64 = 200;
+/// Peers without a session that one tick looks for: an initiation costs a tenth of a millisecond and more, in which no
+/// packet moves.
+const SOUGHT_AT_ONCE: usize = 32;
 /// The shortest message: an empty packet.
 const MIN_DATAGRAM: usize = 32;
 
@@ -40,6 +43,8 @@ pub(crate) struct Forwarder {
     local: Prefixes<()>,
     totals: Totals,
     scratch: Box<[u8]>,
+    /// Whose turn it is to be looked for first.
+    next_sought: usize,
 }
 
 impl Forwarder {
@@ -55,6 +60,7 @@ impl Forwarder {
             local: Prefixes::default(),
             totals: Totals::default(),
             scratch: vec![0; 65_536].into(),
+            next_sought: 0,
         }
     }
 
@@ -182,11 +188,24 @@ impl Forwarder {
     }
 
     /// Runs all timers; to be called about ten times a second.
+    ///
+    /// Where many peers are looked for they take turns, so that those that have a session do not wait for them.
     pub(crate) fn tick(&mut self, now: Instant, outbox: &mut Outbox) {
         self.screen.reset_count();
-        for peer in self.peers.iter_mut().flatten() {
-            peer.tick(now, outbox);
+        let (first, count) = (self.next_sought, self.peers.len());
+        let mut sought = 0;
+        let mut waiting = None;
+        for place in (0..count).map(|step| (first + step) % count) {
+            let Some(peer) = &mut self.peers[place] else { continue };
+            if peer.has_session() {
+                peer.tick(now, outbox);
+            } else if sought < SOUGHT_AT_ONCE {
+                sought += usize::from(peer.tick(now, outbox));
+            } else {
+                waiting = waiting.or(Some(place));
+            }
         }
+        self.next_sought = waiting.unwrap_or(0);
     }
 
     /// Returns the paths whose MTU is to be looked up now, and whether a probe should be sent on them.

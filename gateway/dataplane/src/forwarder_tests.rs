@@ -9,6 +9,7 @@ use super::*;
 use crate::packet::build;
 use crate::tun::{HEADER, Offloads, SegmentKind, Segments};
 
+const PERIOD: Duration = Duration::from_millis(100);
 const EAST_POD: [u8; 4] = [10, 1, 0, 5];
 const WEST_POD: [u8; 4] = [10, 2, 0, 5];
 
@@ -117,6 +118,29 @@ fn a_packet_before_the_first_session_arrives_after_it() {
     east.send(packet.clone(), now);
     exchange(&mut east, &mut west, now);
     assert_eq!(west.delivered, [packet]);
+}
+
+#[test]
+fn many_peers_take_turns_to_be_looked_for_and_none_is_left_out() {
+    let now = Instant::now();
+    let mut gateway = Gateway::new(1, [192, 0, 2, 1]);
+    let count = SOUGHT_AT_ONCE * 3 - 1;
+    let cable = |number: usize| {
+        let low = u8::try_from(number).expect("few");
+        let candidates = vec![SocketAddr::from(([198, 51, 100, low], 4500))];
+        let subnets = vec![format!("10.9.{low}.0/24").parse().expect("a subnet")];
+        (format!("cable-{number}"), WireGuardCable { public_key: PublicKey([low + 10; 32]), candidates, subnets })
+    };
+    let set = CableSet { cables: (0..count).map(cable).collect(), ..CableSet::default() };
+    gateway.forwarder.apply(set, now);
+    let mut sought = BTreeSet::new();
+    for tick in 0..3_u32 {
+        gateway.forwarder.tick(now + PERIOD * tick, &mut gateway.outbox);
+        let sent = gateway.take_sent();
+        assert!(sent.len() <= SOUGHT_AT_ONCE, "{} at once", sent.len());
+        sought.extend(sent.into_iter().map(|(to, _)| to));
+    }
+    assert_eq!(sought.len(), count);
 }
 
 #[test]

@@ -134,6 +134,11 @@ impl Peer {
         }
     }
 
+    /// Tells whether there is a session, whether or not the peer answers.
+    pub(crate) fn has_session(&self) -> bool {
+        self.established.is_some()
+    }
+
     /// Tells whether there is a session and the peer answers.
     pub(crate) fn is_alive(&self) -> bool {
         self.established.is_some() && !self.is_silent
@@ -251,10 +256,12 @@ impl Peer {
         self.waiting = false;
     }
 
-    /// Runs boringtun's timers and the search for the peer.
-    pub(crate) fn tick(&mut self, now: Instant, outbox: &mut Outbox) {
+    /// Runs boringtun's timers and the search for the peer; tells whether an initiation was made.
+    pub(crate) fn tick(&mut self, now: Instant, outbox: &mut Outbox) -> bool {
+        let mut has_initiated = false;
         if let TunnResult::WriteToNetwork(datagram) = self.tunnel.update_timers(outbox.slot()) {
             let (kind, length) = (datagram[0], datagram.len());
+            has_initiated |= kind == INITIATION;
             self.dispatch(kind, length, outbox);
         }
         if (self.has_to_seek(now) || self.is_said_to_have_moved) && now >= self.next_attempt {
@@ -263,9 +270,11 @@ impl Peer {
             self.attempts = self.attempts.saturating_add(1);
             if let TunnResult::WriteToNetwork(datagram) = self.tunnel.format_handshake_initiation(outbox.slot(), true) {
                 let length = datagram.len();
+                has_initiated = true;
                 self.dispatch(INITIATION, length, outbox);
             }
         }
+        has_initiated
     }
 
     fn has_to_seek(&mut self, now: Instant) -> bool {

@@ -12,6 +12,16 @@ pub mod labels {
     pub const DEPARTED: &str = "culvert.io/departed";
 }
 
+/// How a Gateway record tells that its process lives.
+pub mod gateway_record {
+    use std::time::Duration;
+
+    /// Between two writes when nothing happens. Submariner's gateways write every 5 s (chapter 4.2).
+    pub const HEARTBEAT: Duration = Duration::from_secs(15);
+    /// A record that is older is its process's last word: three heartbeats, as with Submariner (chapter 3.5).
+    pub const STALE: Duration = Duration::from_secs(45);
+}
+
 /// UDP and TCP ports.
 pub mod ports {
     /// UDP: cables.

@@ -13,7 +13,7 @@ mod record;
 mod spec;
 mod status;
 
-pub use constants::{backend_config, labels, ports};
+pub use constants::{backend_config, gateway_record, labels, ports};
 pub use duration::{go_duration, parse_go_duration};
 pub use endpoint::{EndpointError, endpoint_record};
 pub use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};

@@ -2,18 +2,27 @@
 //!
 //! A store that cannot be read stops the pass before anything is written: what is not seen is not absent.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use culvert_api::Record;
+use culvert_api::{Cluster, Endpoint, Record};
 use culvert_model::{ClusterId, ForeignSubnets};
 use culvert_runtime::{Problem, Records, StoreError};
+use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 
 use crate::absence::{Absences, Look};
 use crate::accept::Refusal;
-use crate::side::{Found, Side};
-use crate::sync::{self, Changes, ChangesOf, Situation, SyncPlan};
+use crate::side::{Found, Side, Synced};
+use crate::sync::{self, Changes, Situation, SyncPlan};
+
+/// Clusters whose records are written at the same time: an API server answers each write after some milliseconds, most of
+/// which it spends waiting.
+const WRITERS: usize = 16;
+
+/// Clusters that a pass writes here at most: Endpoints that came meanwhile, from which routes follow, shall not wait for
+/// many of them.
+const CLUSTERS_AT_ONCE: usize = 64;
 
 /// Keeps the records of one cluster in step with those at the broker.
 #[derive(Debug)]
@@ -40,6 +49,8 @@ pub struct SyncReport {
     pub failed: Vec<String>,
     /// The broker has lost records: absences do not count yet, and a pass every 30 s finds out when they do.
     pub healing: bool,
+    /// Not everything was written yet: the next pass is due at once.
+    pub unfinished: bool,
 }
 
 /// Why a pass did nothing, or did not do everything.
@@ -121,9 +132,24 @@ impl Syncer {
         if report.failed.is_empty() { Ok(report) } else { Err(SyncError::Left(report.failed)) }
     }
 
+    /// Writes what is new before deleting what is old, so that a cluster whose gateway changed is never without one, and
+    /// deletes a Cluster last, so that its subnets are known for as long as there are cables to it.
+    ///
+    /// Of what is new a broker wants the Cluster first, against which it checks the Endpoint. Here the Endpoints come
+    /// first: routes follow from them, and the Cluster says no more than they do for as long as they are there.
     async fn apply(&self, plan: &SyncPlan, report: &mut SyncReport) {
-        apply(&self.broker, "broker", &plan.to_broker, report).await;
-        apply(&self.local, "local", &plan.to_local, report).await;
+        let Changes { clusters, endpoints } = &plan.to_broker;
+        put(&self.broker, "broker", &clusters.put, report).await;
+        put(&self.broker, "broker", &endpoints.put, report).await;
+        delete::<Endpoint>(&self.broker, "broker", &endpoints.delete, report).await;
+        delete::<Cluster>(&self.broker, "broker", &clusters.delete, report).await;
+        let Changes { clusters, endpoints } = &plan.to_local;
+        put(&self.local, "local", &endpoints.put, report).await;
+        let (first, later) = clusters.put.split_at(clusters.put.len().min(CLUSTERS_AT_ONCE));
+        put(&self.local, "local", first, report).await;
+        report.unfinished = !later.is_empty();
+        delete::<Endpoint>(&self.local, "local", &endpoints.delete, report).await;
+        delete::<Cluster>(&self.local, "local", &clusters.delete, report).await;
     }
 
     /// Logs what is refused or broken since the last pass, and what no longer is.
@@ -160,29 +186,50 @@ async fn found<R: Record>(records: &Records, problems: &mut Vec<Problem>) -> Res
     Ok(found)
 }
 
-/// Writes what is new before deleting what is old, so that a cluster whose gateway changed is never without one, and
-/// deletes a Cluster last, so that its subnets are known for as long as there are cables to it.
-async fn apply(records: &Records, store: &str, changes: &Changes, report: &mut SyncReport) {
-    put(records, store, &changes.clusters, report).await;
-    put(records, store, &changes.endpoints, report).await;
-    delete(records, store, &changes.endpoints, report).await;
-    delete(records, store, &changes.clusters, report).await;
+async fn put<R: Synced>(records: &Records, store: &str, put: &[R], report: &mut SyncReport) {
+    let turns = by_cluster(put).into_iter().map(|of_cluster| put_in_turn(records, of_cluster)).collect();
+    for (record, outcome) in all_at_once(turns).await {
+        note(outcome, "Wrote", store, R::KIND, record.name(), report);
+    }
 }
 
-async fn put<R: Record>(records: &Records, store: &str, changes: &ChangesOf<R>, report: &mut SyncReport) {
-    for record in &changes.put {
+async fn put_in_turn<'a, R: Synced>(records: &Records, put: Vec<&'a R>) -> Vec<(&'a R, Result<(), StoreError>)> {
+    let mut outcomes = Vec::new();
+    for record in put {
         let written = match record.metadata().resource_version {
             Some(_) => records.update(record).await,
             None => records.create(record).await,
         };
-        note(written.map(|_| ()), "Wrote", store, R::KIND, record.name(), report);
+        outcomes.push((record, written.map(|_| ())));
+    }
+    outcomes
+}
+
+async fn delete<R: Record>(records: &Records, store: &str, names: &[String], report: &mut SyncReport) {
+    let turns = names.iter().map(|name| delete_one::<R>(records, name)).collect();
+    for (name, outcome) in all_at_once(turns).await {
+        note(outcome, "Deleted", store, R::KIND, name, report);
     }
 }
 
-async fn delete<R: Record>(records: &Records, store: &str, changes: &ChangesOf<R>, report: &mut SyncReport) {
-    for name in &changes.delete {
-        note(records.delete::<R>(name).await.map(|_| ()), "Deleted", store, R::KIND, name, report);
+async fn delete_one<'a, R: Record>(records: &Records, name: &'a str) -> Vec<(&'a str, Result<(), StoreError>)> {
+    vec![(name, records.delete::<R>(name).await.map(|_| ()))]
+}
+
+/// Sorts records by the cluster that they speak for, each cluster's in the order given: the age of its copies tells which
+/// of two Endpoints of a cluster counts.
+fn by_cluster<R: Synced>(records: &[R]) -> Vec<Vec<&R>> {
+    let mut clusters: BTreeMap<&str, Vec<&R>> = BTreeMap::new();
+    for record in records {
+        clusters.entry(record.spoken_for()).or_default().push(record);
     }
+    clusters.into_values().collect()
+}
+
+/// Lets many go on at once, though not all; returns the outcomes in the order given.
+async fn all_at_once<T>(turns: Vec<impl Future<Output = Vec<T>>>) -> Vec<T> {
+    let outcomes: Vec<Vec<T>> = stream::iter(turns).buffered(WRITERS).collect().await;
+    outcomes.into_iter().flatten().collect()
 }
 
 fn note(

@@ -12,6 +12,9 @@ use crate::{Image, program, run};
 /// Culvert's own programs, by their names in the image's `/bin`.
 pub const PROGRAMS: [&str; 3] = ["culvert-gateway", "culvert-route-agent", "culvert"];
 
+/// The image that `deploy/kubernetes` names.
+pub const REFERENCE: &str = concat!("culvert.io/culvert:", env!("CARGO_PKG_VERSION"));
+
 /// What these run, and the Debian packages that have it.
 const TOOLS: [(&str, &str); 2] = [("nft", "nftables"), ("conntrack", "conntrack")];
 

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-pub use culvert::{PROGRAMS, culvert};
+pub use culvert::{PROGRAMS, REFERENCE, culvert};
 
 /// What an image is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

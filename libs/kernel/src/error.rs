@@ -17,8 +17,10 @@ pub enum KernelError {
         "program `conntrack` does not run, so flows that began too early keep a wrong source: install the package conntrack"
     )]
     ConntrackMissing(#[source] io::Error),
-    #[error("flows to {subnet} that began too early keep a wrong source: `conntrack` failed: {text}")]
-    Conntrack { subnet: String, text: String },
+    #[error("flows to other clusters that began too early keep a wrong source: `conntrack {command}` failed: {text}")]
+    Conntrack { command: String, text: String },
+    #[error("flows to other clusters that began too early keep a wrong source: the kernel does not delete them")]
+    Flows(#[source] io::Error),
     #[error("netlink socket cannot be opened: the kernel must be Linux 4.20 or newer")]
     Socket(#[source] io::Error),
     #[error("kernel does not list {what}")]

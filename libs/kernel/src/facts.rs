@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 
+use crate::messages::FoundLink;
 use crate::netlink::Netlink;
 use crate::{KernelError, messages, observe};
 
@@ -63,35 +64,62 @@ pub async fn node_facts() -> Result<NodeFacts, KernelError> {
     Ok(NodeFacts { interfaces: interfaces.collect() })
 }
 
-/// Asks the kernel how a packet to `destination`, with the firewall mark `mark`, would be sent; `None` if not at all.
+/// Looks up routes in the network namespace of the thread that opened it; for many look-ups in a row, since links are
+/// listed once.
+pub struct RouteLookup {
+    netlink: Netlink,
+    links: Vec<FoundLink>,
+}
+
+impl RouteLookup {
+    /// Lists the links.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused to list.
+    pub async fn open() -> Result<Self, KernelError> {
+        let netlink = Netlink::open()?;
+        let links = observe::links(&netlink).await?;
+        Ok(Self { netlink, links })
+    }
+
+    /// Asks the kernel how a packet to `destination`, with the firewall mark `mark`, would be sent; `None` if not at all.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub async fn route_to(&self, destination: IpAddr, mark: Option<u32>) -> Result<Option<RouteInfo>, KernelError> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = messages::family(IpFamily::of(destination));
+        request.header.destination_prefix_length = IpNet::from(destination).prefix_len();
+        request.attributes.push(RouteAttribute::Destination(destination.into()));
+        request.attributes.extend(mark.map(RouteAttribute::Mark));
+
+        let found = match self.netlink.ask(RouteNetlinkMessage::GetRoute(request)).await {
+            Ok(RouteNetlinkMessage::NewRoute(found)) => messages::read_route(&found),
+            Ok(_) => None,
+            Err(error) if leads_nowhere(&error) => None,
+            Err(source) => return Err(KernelError::List { what: "a route", source }),
+        };
+        let Some((found, index)) = found.and_then(|found| found.index.map(|index| (found, index))) else {
+            return Ok(None);
+        };
+        Ok(self.links.iter().find(|link| link.index == index).map(|link| RouteInfo {
+            mtu: found.mtu.unwrap_or(link.mtu),
+            link: link.name.clone(),
+            source: found.source,
+            next_hop: found.next_hop,
+        }))
+    }
+}
+
+/// Looks up one route, as [`RouteLookup::route_to`] does.
 ///
 /// # Errors
 ///
 /// What the kernel refused.
 pub async fn route_to(destination: IpAddr, mark: Option<u32>) -> Result<Option<RouteInfo>, KernelError> {
-    let netlink = Netlink::open()?;
-    let mut request = RouteMessage::default();
-    request.header.address_family = messages::family(IpFamily::of(destination));
-    request.header.destination_prefix_length = IpNet::from(destination).prefix_len();
-    request.attributes.push(RouteAttribute::Destination(destination.into()));
-    request.attributes.extend(mark.map(RouteAttribute::Mark));
-
-    let found = match netlink.ask(RouteNetlinkMessage::GetRoute(request)).await {
-        Ok(RouteNetlinkMessage::NewRoute(found)) => messages::read_route(&found),
-        Ok(_) => None,
-        Err(error) if leads_nowhere(&error) => None,
-        Err(source) => return Err(KernelError::List { what: "a route", source }),
-    };
-    let Some((found, index)) = found.and_then(|found| found.index.map(|index| (found, index))) else {
-        return Ok(None);
-    };
-    let link = observe::links(&netlink).await?.into_iter().find(|link| link.index == index);
-    Ok(link.map(|link| RouteInfo {
-        mtu: found.mtu.unwrap_or(link.mtu),
-        link: link.name,
-        source: found.source,
-        next_hop: found.next_hop,
-    }))
+    RouteLookup::open().await?.route_to(destination, mark).await
 }
 
 fn leads_nowhere(error: &io::Error) -> bool {

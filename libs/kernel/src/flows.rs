@@ -4,63 +4,129 @@
 //! before its subnets were known here got another source on its way to the default route, and so would every later
 //! packet of the same flow: a retried connection, a resolver with a fixed port, an echo. The kernel itself forgets a
 //! masqueraded flow whose link changes, but not one of a CNI that gives a fixed source (`snat to`).
+//!
+//! All flows are listed once, by the `conntrack` program, however many subnets are new. To delete one, that program
+//! would list all of them again, so the kernel is asked itself ([`ctnetlink`]).
+
+mod ctnetlink;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::process::Stdio;
 
+use culvert_model::IpFamily;
 use ipnet::IpNet;
 use tokio::process::Command;
 
 use crate::KernelError;
 
-/// Removes the flows to `destination` whose source was changed from connection tracking; their next packet begins anew.
+/// Removes the flows to `destinations` whose source was changed from connection tracking; their next packet begins anew.
 ///
 /// Flows that keep their source are not touched. Works in the network namespace of the calling thread.
 ///
 /// # Errors
 ///
-/// [`KernelError::ConntrackMissing`] if the program is not there, [`KernelError::Conntrack`] with its own words.
-pub async fn forget_translated_flows(destination: IpNet) -> Result<(), KernelError> {
-    let listing = conntrack(destination, &["--dump", "--src-nat"]).await?;
-    for (source, translated) in translations(&listing) {
-        conntrack(destination, &["--delete", "--orig-src", &source, "--reply-dst", &translated]).await?;
+/// [`KernelError::ConntrackMissing`] if the program is not there, [`KernelError::Conntrack`] with its own words,
+/// [`KernelError::Flows`] if the kernel refused.
+pub async fn forget_translated_flows(destinations: &BTreeSet<IpNet>) -> Result<(), KernelError> {
+    let subnets = Subnets::of(destinations);
+    for family in IpFamily::ALL {
+        if !destinations.iter().any(|subnet| IpFamily::of_net(subnet) == family) {
+            continue;
+        }
+        let family = match family {
+            IpFamily::V4 => "ipv4",
+            IpFamily::V6 => "ipv6",
+        };
+        let listing = conntrack(&["--dump", "--src-nat", "--family", family]).await?;
+        ctnetlink::delete(&translated(&listing, &subnets)).map_err(KernelError::Flows)?;
     }
     Ok(())
 }
 
-/// Runs the program on the flows to `destination` and returns what it lists.
-async fn conntrack(destination: IpNet, arguments: &[&str]) -> Result<String, KernelError> {
-    let family = if destination.addr().is_ipv4() { "ipv4" } else { "ipv6" };
-    let subnet = destination.trunc().to_string();
-    let output = Command::new("conntrack")
-        .args(arguments)
-        .args(["--family", family, "--orig-dst", &subnet])
-        .stdin(Stdio::null())
-        .output()
-        .await
-        .map_err(KernelError::ConntrackMissing)?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    // That there was none to delete any more is a failure by its exit status, and none by ours.
-    if output.status.success() || text.contains("0 flow entries have been deleted") {
+/// Runs the program and returns what it lists.
+async fn conntrack(arguments: &[&str]) -> Result<String, KernelError> {
+    let output = Command::new("conntrack").args(arguments).stdin(Stdio::null()).output().await;
+    let output = output.map_err(KernelError::ConntrackMissing)?;
+    if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    Err(KernelError::Conntrack { subnet, text: text.trim().to_owned() })
+    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(KernelError::Conntrack { command: arguments.join(" "), text })
 }
 
-/// Returns the source of each listed flow that has another one on its way, and that other one.
+/// Subnets among which an address is found with one look for each prefix length.
+struct Subnets<'a> {
+    all: &'a BTreeSet<IpNet>,
+    lengths: BTreeSet<u8>,
+}
+
+impl<'a> Subnets<'a> {
+    fn of(all: &'a BTreeSet<IpNet>) -> Self {
+        Self { all, lengths: all.iter().map(IpNet::prefix_len).collect() }
+    }
+
+    fn have(&self, address: IpAddr) -> bool {
+        let around = |length: &u8| IpNet::new(address, *length).ok();
+        self.lengths.iter().filter_map(around).any(|subnet| self.all.contains(&subnet.trunc()))
+    }
+}
+
+/// A flow by its first packet, which is what the kernel knows it by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Flow {
+    source: IpAddr,
+    destination: IpAddr,
+    /// By IANA's numbers.
+    protocol: u8,
+    upper: Upper,
+}
+
+/// What tells flows of one protocol between two addresses apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Upper {
+    /// TCP, UDP, SCTP and their like.
+    Ports {
+        source: u16,
+        destination: u16,
+    },
+    /// ICMP of either family.
+    Icmp {
+        kind: u8,
+        code: u8,
+        id: u16,
+    },
+    Nothing,
+}
+
+/// Returns the listed flows to `subnets` whose source is another one on their way.
 ///
 /// The program's own `--src-nat` also lists flows whose source was bound to itself.
-fn translations(listing: &str) -> BTreeSet<(String, String)> {
+fn translated(listing: &str, subnets: &Subnets<'_>) -> BTreeSet<Flow> {
     let of_line = |line: &str| {
-        let values = |key: &str| line.split_whitespace().filter_map(|word| word.strip_prefix(key)).collect::<Vec<_>>();
-        let (sources, destinations) = (values("src="), values("dst="));
-        match (sources.as_slice(), destinations.as_slice()) {
-            // The tuple of the answers comes second.
-            ([source, _], [_, translated]) if source != translated => {
-                Some(((*source).to_owned(), (*translated).to_owned()))
-            }
-            _ => None,
+        let mut words = line.split_whitespace();
+        let protocol = words.nth(1)?.parse().ok()?;
+        // The tuple of the first packet comes first, that of the answers second.
+        let values = |key: &str| {
+            let values: Vec<&str> = line.split_whitespace().filter_map(|word| word.strip_prefix(key)).collect();
+            Some((values.first().copied()?, values.last().copied()?))
+        };
+        let (source, _) = values("src=")?;
+        let (destination, on_its_way) = values("dst=")?;
+        let (source, destination): (IpAddr, IpAddr) = (source.parse().ok()?, destination.parse().ok()?);
+        if on_its_way.parse() == Ok(source) || !subnets.have(destination) {
+            return None;
         }
+        let number = |key: &str| values(key).and_then(|(first, _)| first.parse::<u16>().ok());
+        let small = |key: &str| number(key).and_then(|value| u8::try_from(value).ok());
+        let upper = if let (Some(source), Some(destination)) = (number("sport="), number("dport=")) {
+            Upper::Ports { source, destination }
+        } else if let (Some(kind), Some(code), Some(id)) = (small("type="), small("code="), number("id=")) {
+            Upper::Icmp { kind, code, id }
+        } else {
+            Upper::Nothing
+        };
+        Some(Flow { source, destination, protocol, upper })
     };
     listing.lines().filter_map(of_line).collect()
 }
@@ -70,14 +136,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_flows_with_another_source_count() {
+    fn only_flows_to_these_subnets_with_another_source_count() {
         let listing = "\
 tcp      6 84 TIME_WAIT src=10.1.2.2 dst=10.2.2.2 sport=36178 dport=7000 src=10.2.2.2 dst=10.1.2.2 sport=7000 dport=36178 [ASSURED] mark=0 use=1
 icmp     1 26 src=10.1.2.2 dst=10.2.2.2 type=8 code=0 id=29 [UNREPLIED] src=10.2.2.2 dst=192.168.1.7 type=0 code=0 id=29 mark=0 use=1
+icmp     1 26 src=10.1.2.2 dst=10.9.2.2 type=8 code=0 id=29 [UNREPLIED] src=10.9.2.2 dst=192.168.1.7 type=0 code=0 id=29 mark=0 use=1
+tcp      6 84 SYN_SENT src=10.1.2.2 dst=10.3.1.9 sport=40000 dport=80 [UNREPLIED] src=10.3.1.9 dst=192.168.1.7 sport=80 dport=1024 mark=0 use=1
 udp      17 20 src=fd01::2 dst=fd02::2 sport=53 dport=53 [UNREPLIED] src=fd02::2 dst=fd00::7 sport=53 dport=53 mark=0 use=1
+unknown  2 500 src=10.1.2.2 dst=10.2.0.9 [UNREPLIED] src=10.2.0.9 dst=192.168.1.7 mark=0 use=1
 unreadable line src=10.1.2.2
 ";
-        let expected = [("10.1.2.2", "192.168.1.7"), ("fd01::2", "fd00::7")];
-        assert_eq!(translations(listing), expected.map(|(a, b)| (a.to_owned(), b.to_owned())).into());
+        let subnets = ["10.2.0.0/16", "10.3.1.0/24", "fd02::/48"].map(|text| text.parse().unwrap()).into();
+        let flow = |source: &str, destination: &str, protocol, upper| {
+            let [source, destination] = [source, destination].map(|text| text.parse().unwrap());
+            Flow { source, destination, protocol, upper }
+        };
+        let expected = [
+            flow("10.1.2.2", "10.2.2.2", 1, Upper::Icmp { kind: 8, code: 0, id: 29 }),
+            flow("10.1.2.2", "10.3.1.9", 6, Upper::Ports { source: 40000, destination: 80 }),
+            flow("fd01::2", "fd02::2", 17, Upper::Ports { source: 53, destination: 53 }),
+            flow("10.1.2.2", "10.2.0.9", 2, Upper::Nothing),
+        ];
+        assert_eq!(translated(listing, &Subnets::of(&subnets)), expected.into());
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use culvert_api::{Lease, LeaseSpec};
+use culvert_api::{Lease, LeaseSpec, Record as _};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 
@@ -54,6 +54,24 @@ impl LeaseLock {
     /// [`StoreError`] if the store is away or the record unreadable.
     pub async fn observe(&self) -> Result<Option<LeaseSnapshot>, StoreError> {
         Ok(self.records.find::<Lease>(&self.name).await?.map(snapshot))
+    }
+
+    /// Returns the Lease as it was followed until now; the store is asked only where that may be old.
+    ///
+    /// That may be less than the present state. A [`Self::write`] that rests on it is then a conflict.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::observe`].
+    pub async fn follow(&self) -> Result<Option<LeaseSnapshot>, StoreError> {
+        if self.records.outage().is_some() {
+            return self.observe().await;
+        }
+        let listing = self.records.list::<Lease>().await?;
+        if listing.problems.iter().any(|problem| problem.name() == Some(&self.name)) {
+            return self.observe().await;
+        }
+        Ok(listing.records.into_iter().find(|lease| lease.name() == self.name).map(snapshot))
     }
 
     /// Writes `holder` (empty to release) into the Lease if it still is `expected` (`None`: if there is none).
@@ -186,6 +204,22 @@ mod tests {
 
         let released = lock.observe().await.unwrap().unwrap();
         assert_eq!((released.holder, released.transitions), (None, 3));
+    }
+
+    #[tokio::test]
+    async fn what_is_followed_is_what_was_written_and_rests_on_no_older_write() {
+        let root = tempfile::tempdir().unwrap();
+        let lock = lock(&root);
+        assert_eq!(lock.follow().await.unwrap(), None);
+        lock.write(None, "a", FIFTEEN, 0, at(0)).await.unwrap();
+        let followed = lock.follow().await.unwrap();
+        assert_eq!(followed, lock.observe().await.unwrap());
+
+        lock.write(followed.as_ref().map(|seen| &seen.lease), "b", FIFTEEN, 1, at(20)).await.unwrap();
+        let late = lock.write(followed.as_ref().map(|seen| &seen.lease), "a", FIFTEEN, 0, at(21)).await.unwrap();
+
+        assert_eq!(late, LeaseWritten::Conflict);
+        assert_eq!(lock.follow().await.unwrap().unwrap().holder.as_deref(), Some("b"));
     }
 
     #[tokio::test]

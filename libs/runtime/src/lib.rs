@@ -4,6 +4,7 @@ pub mod echo;
 pub mod flags;
 pub mod lease;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod reconcile;
 mod records;

@@ -2,7 +2,8 @@
 //!
 //! On any change, once its burst had time to settle; otherwise every 30 s; after a failure sooner and sooner no more:
 //! 250 ms, doubling to 30 s. A change cuts a back-off short, but never below its first step, so that a failing pass
-//! that itself causes changes cannot spin.
+//! that itself causes changes cannot spin. The more there is to do in a pass, the longer a burst settles: changes that
+//! come in hundreds shall not each cost a pass over all that is there already.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +13,29 @@ use tokio::time::Instant;
 
 use crate::shutdown::Shutdown;
 
-/// How long a burst of changes may settle before a pass.
+/// How long a burst of changes may settle before a pass, at least.
 pub const SETTLE: Duration = Duration::from_millis(10);
+const LONGEST_SETTLE: Duration = Duration::from_millis(250);
+/// How much longer a burst settles than the pass before it took.
+const REST: u32 = 3;
+/// For each entry of a status, how long it stays as it was written.
+const PAUSE_PER_ENTRY: Duration = Duration::from_millis(5);
 /// The longest time between two passes.
 pub const INTERVAL: Duration = Duration::from_secs(30);
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const LAST_BACKOFF: Duration = INTERVAL;
+
+/// Returns how long a burst of changes settles after a pass that took so long.
+pub fn settle_after(pass: Duration) -> Duration {
+    (pass * REST).clamp(SETTLE, LONGEST_SETTLE)
+}
+
+/// Returns how long a status with so many entries is not written again, whatever changes in it meanwhile.
+///
+/// It is written, stored and sent to all that watch it as a whole: a thousand entries are more than half a megabyte.
+pub fn status_pause(entries: usize) -> Duration {
+    PAUSE_PER_ENTRY * u32::try_from(entries).unwrap_or(u32::MAX)
+}
 
 /// A bell that any part of a daemon rings to have its reconciler make a pass. Clones ring the same bell.
 #[derive(Clone, Debug, Default)]
@@ -92,10 +110,11 @@ pub enum Pass {
 pub async fn run(wake: &Wake, shutdown: &Shutdown, mut pass: impl AsyncFnMut() -> Pass) {
     let mut backoff = Backoff::default();
     while !shutdown.is_requested() {
+        let began = Instant::now();
         let (settle, delay) = match pass().await {
             Pass::Done => {
                 backoff.succeeded();
-                (SETTLE, INTERVAL)
+                (settle_after(began.elapsed()), INTERVAL)
             }
             Pass::Failed => (FIRST_BACKOFF, backoff.failed()),
         };
@@ -156,6 +175,20 @@ mod tests {
     async fn a_failing_pass_that_rings_its_own_bell_does_not_spin() {
         let began = passes(&[Pass::Failed; 4], true).await;
         assert!(began.windows(2).all(|pair| pair[1] - pair[0] >= FIRST_BACKOFF), "{began:?}");
+    }
+
+    #[test]
+    fn bursts_settle_longer_where_a_pass_takes_longer_but_not_for_ever() {
+        for (pass, settle) in [(0, 10), (3, 10), (20, 60), (90, 250), (60_000, 250)] {
+            assert_eq!(settle_after(Duration::from_millis(pass)), Duration::from_millis(settle), "{pass} ms");
+        }
+    }
+
+    #[test]
+    fn a_small_status_follows_at_once_and_a_large_one_within_seconds() {
+        assert_eq!(status_pause(0), Duration::ZERO);
+        assert_eq!(status_pause(2), Duration::from_millis(10));
+        assert_eq!(status_pause(1000), Duration::from_secs(5));
     }
 
     #[test]

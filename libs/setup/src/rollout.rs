@@ -11,6 +11,8 @@ pub struct Rollout {
     pub wanted: u64,
     /// What keeps pods from being ready, a line each.
     pub obstacles: Vec<String>,
+    /// Pods, of whatever form, that are ready, but not for long enough to count as available.
+    settling: u64,
     /// Whether the controller has seen the DaemonSet as it is now.
     seen: bool,
 }
@@ -21,10 +23,13 @@ impl Rollout {
         let status = &daemon_set["status"];
         let number = |key: &str| status[key].as_u64().unwrap_or_default();
         let generation = daemon_set["metadata"]["generation"].as_u64();
+        // What a pod that is ending waits for is of no interest.
+        let stays = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
         Self {
             ready: number("numberReady").min(number("updatedNumberScheduled")),
             wanted: number("desiredNumberScheduled"),
-            obstacles: pods.iter().filter_map(obstacle).collect(),
+            obstacles: pods.iter().filter(stays).filter_map(obstacle).collect(),
+            settling: number("numberReady").saturating_sub(number("numberAvailable")),
             seen: generation.is_some() && status["observedGeneration"].as_u64() >= generation,
         }
     }
@@ -32,6 +37,12 @@ impl Rollout {
     /// Tells whether every node that is to have a pod has one that is ready.
     pub fn is_complete(&self) -> bool {
         self.seen && self.ready >= self.wanted
+    }
+
+    /// Tells whether a change would end several pods at once: the controller replaces one after the other only what
+    /// counts as available, and all else at once.
+    pub fn is_settling(&self) -> bool {
+        self.wanted > 1 && self.settling > 0
     }
 }
 
@@ -98,6 +109,16 @@ mod tests {
     }
 
     #[test]
+    fn several_pods_settle_until_all_that_are_ready_are_available() {
+        let settling = |wanted: u64, ready: u64, available: u64| {
+            let status = json!({"desiredNumberScheduled": wanted, "numberReady": ready, "numberAvailable": available});
+            Rollout::of(&json!({"status": status}), &[]).is_settling()
+        };
+        assert!(settling(2, 2, 1) && settling(2, 1, 0));
+        assert!(!settling(2, 2, 2) && !settling(2, 1, 1) && !settling(1, 1, 0));
+    }
+
+    #[test]
     fn what_pods_wait_for_is_said_with_their_last_words() {
         let pod = |status: Value| json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n"}, "status": status});
         let container = |state: Value, last: Value| {
@@ -113,6 +134,14 @@ mod tests {
             ),
             container(json!({"running": {}}), json!({"terminated": {"exitCode": 1, "message": "earlier"}})),
             pod(json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": "no memory"}]})),
+            json!({
+                "metadata": {"name": "q", "deletionTimestamp": "2026-01-01T00:00:00Z"},
+                "status": {"containerStatuses": [{
+                    "ready": false,
+                    "state": {"terminated": {"exitCode": 0}},
+                    "lastState": {"terminated": {"exitCode": 137, "message": "killed before"}},
+                }]},
+            }),
         ];
         let set = json!({});
         assert_eq!(

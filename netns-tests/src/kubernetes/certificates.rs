@@ -73,10 +73,11 @@ impl Certificates {
         self.directory.join(name)
     }
 
-    /// Returns a kubeconfig that needs no other file.
+    /// Returns a kubeconfig that needs no other file. Its names are the cluster's own, so that `$KUBECONFIG` may list it
+    /// beside those of other clusters.
     pub(crate) fn kubeconfig(&self, cluster: &str, server: &str, account: &Account) -> Result<String> {
         let authority = STANDARD.encode(fs::read(self.path("ca.crt"))?);
-        let user = &account.user;
+        let user = format!("{cluster}-{}", account.user);
         let config = json!({
             "apiVersion": "v1",
             "kind": "Config",

@@ -7,7 +7,7 @@ use std::process::{Child, Command};
 use std::thread;
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::certificates::{Account, Certificates, write_secret};
 use super::control_plane::{Accounts, ControlPlane, server_url};
@@ -82,6 +82,23 @@ impl Cluster {
     /// Runs `kubectl` on the lab's Internet with the words of a line, split at spaces, and returns its standard output.
     pub fn kubectl(&self, line: &str) -> Result<String> {
         run(self.kubectl_command().args(line.split_whitespace()))
+    }
+
+    /// Returns what a `kubectl` line prints as JSON.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Cluster::kubectl`].
+    pub fn json(&self, line: &str) -> Result<Value> {
+        let text = self.kubectl(&format!("{line} --output json"))?;
+        serde_json::from_str(&text).with_context(|| format!("kubectl {line} printed no JSON"))
+    }
+
+    /// Returns the objects that a `kubectl get` line lists.
+    pub fn items(&self, line: &str) -> Result<Vec<Value>> {
+        let listing = self.json(line)?;
+        let items = listing["items"].as_array();
+        items.cloned().with_context(|| format!("kubectl {line} printed no list"))
     }
 
     /// Returns a `kubectl` command that will run on the lab's Internet, as the cluster's administrator.

@@ -21,7 +21,7 @@ use super::programs::{self, Programs};
 use super::registry::{self, Process, Record};
 use crate::command::run_with_input;
 use crate::lab::{end_processes, names_in};
-use crate::namespace;
+use crate::namespace::{self, Namespace};
 
 /// Holds a folder for each lab: keys, logs, etcd's data, the nodes' containers.
 const DIRECTORY: &str = "/var/lib/culvert-lab/kubernetes";
@@ -121,6 +121,12 @@ impl Lab {
     /// Returns the folder of all its files.
     pub fn directory(&self) -> PathBuf {
         directory(&self.plan.name)
+    }
+
+    /// Returns a router of the Internet; all that goes from one cluster to another crosses its link `core`.
+    pub fn internet(&self) -> Namespace {
+        let [internet, _] = Network::planned(&self.plan, &self.directory()).internet;
+        internet
     }
 
     /// Returns a cluster by its name.

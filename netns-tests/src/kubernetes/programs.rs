@@ -103,7 +103,8 @@ pub(crate) fn check_needed() -> Result<()> {
 fn build(sources: &Path, binary: &Path) -> Result<()> {
     let program = go_program();
     run(Command::new(program).arg("version")).context(
-        "Kubernetes is built from source, which needs Go 1.21 or newer (it fetches the release that it wants)",
+        "Kubernetes is built from source, which needs Go 1.21 or newer (it fetches the release that it wants): get it \
+         from https://go.dev/dl",
     )?;
     let mut stderr = std::io::stderr();
     // Not by `eprintln!`: a test would keep it to itself until it is over.

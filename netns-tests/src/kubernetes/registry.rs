@@ -6,14 +6,13 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use nix::unistd::geteuid;
+use anyhow::{Context, Result};
+use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 
 use super::plan::Plan;
 use crate::lab::names_in;
+use crate::lock;
 
 /// Holds the records, `NAME.json`, and the lock.
 const DIRECTORY: &str = "/run/culvert-lab";
@@ -74,18 +73,7 @@ impl Record {
 
 /// Waits until no other process brings a lab up, holds one or takes one down, and keeps it so while the value lives.
 pub(crate) fn lock() -> Result<Flock<File>> {
-    if !geteuid().is_root() {
-        bail!("a lab of Kubernetes clusters needs root: run the same command as root");
-    }
-    fs::create_dir_all(DIRECTORY).with_context(|| format!("cannot make {DIRECTORY}"))?;
-    let file = File::create(Path::new(DIRECTORY).join("lock"))?;
-    let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => return Ok(lock),
-        Err((file, Errno::EWOULDBLOCK)) => file,
-        Err((_, error)) => return Err(error).context("cannot lock the lab"),
-    };
-    eprintln!("Another lab of Kubernetes clusters is in use on this machine: waiting until it is removed.");
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).context("cannot lock the lab")
+    lock::lock(DIRECTORY, "a lab of Kubernetes clusters")
 }
 
 /// Returns the record of a lab, if there is one.

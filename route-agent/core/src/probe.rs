@@ -9,7 +9,7 @@
 //! Connecting, Connected --more than `max_lost` unanswered in a row--> Error
 //! ```
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,8 @@ use culvert_model::IpFamily;
 
 use crate::{Inputs, Role};
 
-/// Round trips that average and deviation are taken over (Submariner chapter 4.10).
-const WINDOW: usize = 1000;
+/// After so many round trips average and deviation begin anew, so that they follow the path (Submariner chapter 4.10).
+const WINDOW: u32 = 1000;
 
 /// How often echoes are sent and how many may be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub enum ProbeState {
     Error,
 }
 
-/// Round-trip times; average and deviation over the last thousand, the others over all.
+/// Round-trip times; average and deviation over the last thousand at most, the others over all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoundTrip {
     pub last: Duration,
@@ -99,6 +99,8 @@ pub fn targets(inputs: &Inputs, enabled: bool) -> BTreeMap<String, Result<IpAddr
 pub struct Probes {
     pace: Pace,
     probes: BTreeMap<String, Probe>,
+    /// More than times is different since the last [`Self::take_changed`].
+    changed: bool,
 }
 
 #[derive(Debug)]
@@ -116,7 +118,7 @@ struct Probe {
 impl Probes {
     /// Makes probes of nothing yet.
     pub fn new(pace: Pace) -> Self {
-        Self { pace, probes: BTreeMap::new() }
+        Self { pace, probes: BTreeMap::new(), changed: false }
     }
 
     /// Takes what is to be probed; a probe whose address is as before goes on.
@@ -125,19 +127,30 @@ impl Probes {
         for (name, &address) in targets {
             self.probes.entry(name.clone()).or_insert_with(|| Probe::new(address, now));
         }
+        self.changed = true;
     }
 
     /// Takes an echo reply.
     pub fn handle_reply(&mut self, from: IpAddr, sequence: u16, now: Instant) {
         for probe in self.probes.values_mut().filter(|probe| probe.address == from) {
+            let before = probe.state;
             probe.handle_reply(sequence, now, self.pace);
+            self.changed |= probe.state != before;
         }
     }
 
     /// Gives an echo that is due; to be called until there is none.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Echo> {
         let probe = self.probes.values_mut().find(|probe| probe.due <= now)?;
-        Some(probe.transmit(now, self.pace))
+        let before = probe.state;
+        let echo = probe.transmit(now, self.pace);
+        self.changed |= probe.state != before;
+        Some(echo)
+    }
+
+    /// Tells, once, whether a probe came, went or changed its state.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// Gives the time at which the next echo is due.
@@ -191,32 +204,45 @@ impl Probe {
     }
 }
 
+/// Sums instead of samples: a node may have a thousand probes.
 #[derive(Debug, Default)]
 struct RoundTrips {
-    window: VecDeque<Duration>,
+    last: Option<Duration>,
     /// Least and largest of all.
     extremes: Option<(Duration, Duration)>,
+    /// Samples in the window, their mean, and the sum of squared differences from it (Welford's method), in seconds.
+    samples: u32,
+    mean: f64,
+    squares: f64,
 }
 
 impl RoundTrips {
     fn add(&mut self, time: Duration) {
-        if self.window.len() == WINDOW {
-            self.window.pop_front();
+        if self.samples == WINDOW {
+            (self.samples, self.mean, self.squares) = (0, 0.0, 0.0);
+            if let Some(last) = self.last {
+                self.add_sample(last);
+            }
         }
-        self.window.push_back(time);
+        self.add_sample(time);
+        self.last = Some(time);
         let (min, max) = self.extremes.unwrap_or((time, time));
         self.extremes = Some((min.min(time), max.max(time)));
     }
 
+    fn add_sample(&mut self, time: Duration) {
+        let value = time.as_secs_f64();
+        self.samples += 1;
+        let before = value - self.mean;
+        self.mean += before / f64::from(self.samples);
+        self.squares += before * (value - self.mean);
+    }
+
     fn summary(&self) -> Option<RoundTrip> {
         let (min, max) = self.extremes?;
-        let last = *self.window.back()?;
-        let count = self.window.len() as f64;
-        let seconds = self.window.iter().map(Duration::as_secs_f64);
-        let average = seconds.clone().sum::<f64>() / count;
-        let variance = seconds.map(|time| (time - average).powi(2)).sum::<f64>() / count;
-        let duration = Duration::from_secs_f64;
-        Some(RoundTrip { last, min, average: duration(average), max, deviation: duration(variance.sqrt()) })
+        let deviation = (self.squares / f64::from(self.samples)).sqrt();
+        let [average, deviation] = [self.mean, deviation].map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));
+        Some(RoundTrip { last: self.last?, min, average, max, deviation })
     }
 }
 
@@ -308,6 +334,27 @@ mod tests {
     }
 
     #[test]
+    fn only_a_change_of_state_is_one() {
+        let start = Instant::now();
+        let mut probes = probing(start);
+        assert!(probes.take_changed(), "it is new");
+        let echo = probes.poll_transmit(start).unwrap();
+        assert!(!probes.take_changed());
+        probes.handle_reply(far(), echo.sequence, start);
+        assert!(probes.take_changed() && !probes.take_changed());
+
+        let next = start + PACE.answered;
+        let echo = probes.poll_transmit(next).unwrap();
+        probes.handle_reply(far(), echo.sequence, next);
+        assert!(!probes.take_changed(), "its times are others, its state is the same");
+        for n in 0..=5 {
+            assert!(!probes.take_changed(), "after {n} losses");
+            probes.poll_transmit(next + PACE.answered + PACE.unanswered * n).unwrap();
+        }
+        assert!(probes.take_changed());
+    }
+
+    #[test]
     fn a_probe_goes_on_while_its_address_stays() {
         let start = Instant::now();
         let mut probes = connected(start);
@@ -335,7 +382,8 @@ mod tests {
 
         assert_eq!((summary.min, summary.max), (Duration::from_millis(2), Duration::from_millis(50)));
         assert_eq!(summary.last, Duration::from_millis(4));
-        assert_eq!((summary.average, summary.deviation), (Duration::from_millis(3), Duration::from_millis(1)));
+        let near = |time: Duration, milliseconds| time.abs_diff(Duration::from_millis(milliseconds)).as_micros() < 1;
+        assert!(near(summary.average, 3) && near(summary.deviation, 1), "{summary:?}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use culvert_api::{Cluster, ClusterSpec, Endpoint, EndpointSpec, labels};
+use culvert_api::{ClusterSpec, EndpointSpec, labels};
 use tempfile::TempDir;
 
 use super::*;
@@ -180,4 +180,63 @@ async fn a_departure_without_broker_cleans_up_here_and_says_what_is_left() {
 
     assert!(matches!(error, SyncError::Broker(_)));
     assert!(east.store.list::<Endpoint>().await.unwrap().records.is_empty());
+}
+
+#[test]
+fn what_speaks_for_one_cluster_stays_in_order() {
+    let endpoint = |cluster: &str, name: &str| {
+        Endpoint::new(name, EndpointSpec { cluster_id: cluster.to_owned(), ..EndpointSpec::default() })
+    };
+    let records = [endpoint("west", "b"), endpoint("east", "only"), endpoint("west", "a")];
+    let names: Vec<Vec<&str>> =
+        by_cluster(&records).into_iter().map(|records| records.into_iter().map(Record::name).collect()).collect();
+    assert_eq!(names, [vec!["only"], vec!["b", "a"]]);
+}
+
+#[tokio::test]
+async fn clusters_do_not_wait_for_one_another() {
+    let both = tokio::sync::Barrier::new(2);
+    // Nobody comes past the barrier alone.
+    let turn = async |name: &'static str| {
+        both.wait().await;
+        vec![name]
+    };
+    let outcomes = all_at_once(vec![turn("east"), turn("west")]);
+    let outcomes = tokio::time::timeout(Duration::from_secs(10), outcomes).await.expect("they meet");
+    assert_eq!(outcomes, ["east", "west"]);
+}
+
+#[tokio::test]
+async fn many_clusters_do_not_keep_endpoints_waiting_and_are_all_written_in_the_end() {
+    let broker = tempfile::tempdir().unwrap();
+    let mut east = Member::new("east", &broker, "10.1.0.0/16").await;
+    let store = Records::open(broker.path());
+    let label = |cluster: &str| Some([(labels::CLUSTER_ID.to_owned(), cluster.to_owned())].into());
+    let count = CLUSTERS_AT_ONCE + 1;
+    for number in 0..count {
+        let id = format!("c{number}");
+        let mut cluster = Cluster::new(&id, ClusterSpec { cluster_id: id.clone(), ..ClusterSpec::default() });
+        let mut endpoint = Endpoint::new(
+            &endpoint_of(&id),
+            EndpointSpec {
+                cluster_id: id.clone(),
+                cable_name: format!("submariner-cable-{id}-10-0-0-1"),
+                subnets: vec![format!("172.16.{number}.0/24")],
+                private_ip: "10.0.0.1".to_owned(),
+                backend: "wireguard".to_owned(),
+                ..EndpointSpec::default()
+            },
+        );
+        (cluster.metadata.labels, endpoint.metadata.labels) = (label(&id), label(&id));
+        store.create(&cluster).await.unwrap();
+        store.create(&endpoint).await.unwrap();
+    }
+
+    let first = east.pass(Instant::now()).await.unwrap();
+
+    assert!(first.unfinished, "{first:?}");
+    assert_eq!(east.store.list::<Endpoint>().await.unwrap().records.len(), count + 1);
+    assert_eq!(east.store.list::<Cluster>().await.unwrap().records.len(), CLUSTERS_AT_ONCE + 1);
+    assert!(!east.pass(Instant::now()).await.unwrap().unfinished);
+    assert_eq!(east.store.list::<Cluster>().await.unwrap().records.len(), count + 1);
 }

@@ -32,8 +32,8 @@ use answer::{Asked, Failure};
 use cache::Cache;
 use object::Current;
 
-/// The longest time that a request may take, the answer included. Two of them fit into the time after which a gateway
-/// that cannot renew its lease steps down.
+/// The longest time that a request may take, the answer included: as long as a gateway has for a renewal of its lease,
+/// from when that is due until it steps down.
 const REQUEST: Duration = Duration::from_secs(5);
 
 /// A namespace of an API server. Clones share what they have seen.

@@ -1,16 +1,21 @@
-//! The demo: two clusters of network namespaces, joined by the real daemons, and what that is worth.
+//! The demo: two clusters joined by the real daemons, and what that is worth.
 //!
-//! It says what it does as it does it, and fails if anything is not as it should be.
+//! The clusters are made of network namespaces, or are real Kubernetes clusters that are joined by the commands that one
+//! would type. It says what it does as it does it, and fails if anything is not as it should be.
 
+mod kubernetes;
 mod report;
+mod shell;
 mod stages;
+mod traffic;
 
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use culvert_netns_tests::{Lab, run};
+use culvert_netns_tests::{Lab, kubernetes as clusters, run};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigSet, Signal};
 
@@ -19,10 +24,14 @@ use crate::report::Report;
 /// The beginning of all names of the demo's namespaces. Fixed, so that a kept demo is found again.
 const PREFIX: &str = "culvert-demo";
 
-/// Joins two clusters made of network namespaces, and shows what the connection does.
+/// Joins two clusters, made of network namespaces or of Kubernetes, and shows what the connection does.
 #[derive(Parser)]
+#[command(name = "cargo xtask demo")]
 struct Args {
-    /// Leave everything running and say how to step into any namespace.
+    /// Join real Kubernetes clusters, by the commands that one would type.
+    #[arg(long)]
+    kubernetes: bool,
+    /// Leave everything running and say how to go on from there.
     #[arg(long)]
     keep: bool,
     /// Write the results as JSON to standard output, and the progress to standard error.
@@ -46,16 +55,21 @@ fn main() -> ExitCode {
 }
 
 fn demo(args: &Args) -> Result<bool> {
+    let _lock = only_demo()?;
     if args.remove {
-        let _lock = only_demo()?;
-        Lab::remove_named(PREFIX)?;
+        match args.kubernetes {
+            true => clusters::Lab::down(kubernetes::LAB)?,
+            false => Lab::remove_named(PREFIX)?,
+        }
         return Ok(true);
     }
-    let _lock = only_demo()?;
-    remove_when_interrupted()?;
+    remove_when_interrupted(args.kubernetes)?;
     run(Command::new("iperf3").arg("--version")).context("iperf3 is missing: use `cargo xtask demo`")?;
     let mut report = Report::new(args.json);
-    stages::run(&mut report, args.keep);
+    match args.kubernetes {
+        true => kubernetes::run(&mut report, args.keep),
+        false => stages::run(&mut report, args.keep),
+    }
     report.finish()
 }
 
@@ -68,16 +82,19 @@ fn only_demo() -> Result<Flock<File>> {
 }
 
 /// An interrupt leaves nothing behind either. Must run before any other thread starts: they inherit the mask.
-fn remove_when_interrupted() -> Result<()> {
+fn remove_when_interrupted(kubernetes: bool) -> Result<()> {
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
     signals.thread_block()?;
+    let mut remove = Command::new("sh");
+    remove.args(["-c", "\"$0\" --remove \"$@\"; exit 130"]);
+    remove.arg(std::env::current_exe().context("this executable has no path")?);
+    remove.args(kubernetes.then_some("--kubernetes"));
     std::thread::spawn(move || {
-        if let Ok(signal) = signals.wait() {
+        if signals.wait().is_ok() {
             eprintln!("Interrupted: the lab is being removed.");
-            if let Err(error) = Lab::remove_named(PREFIX) {
-                eprintln!("The lab could not be removed: {error:#}");
-            }
-            std::process::exit(128 + signal as i32);
+            // In place of this process, whose locks end so.
+            eprintln!("The lab could not be removed: {}", remove.exec());
+            std::process::exit(1);
         }
     });
     Ok(())

@@ -56,7 +56,8 @@ struct Held {
 
 #[derive(Debug)]
 enum Content {
-    Raw(Box<DynamicObject>),
+    /// JSON: a tree of it takes eight times as much, and there may be thousands that nobody asks for.
+    Raw(Box<str>),
     /// `Result<R, Problem>` of the cache's kind.
     Parsed(Box<dyn Any + Send + Sync>),
 }
@@ -200,12 +201,14 @@ impl Held {
         let owned = object::take_owned(&mut object, manager);
         let name = object.metadata.name.clone().unwrap_or_default();
         let version = version_of(&object).to_owned();
-        (name, Self { version, owned, content: Content::Raw(Box::new(object)) })
+        let text = serde_json::to_string(&object).expect("what was read as JSON is written as JSON");
+        (name, Self { version, owned, content: Content::Raw(text.into()) })
     }
 
     fn parsed<R: Record>(&mut self, namespace: &str) -> Result<R, Problem> {
-        if let Content::Raw(object) = &self.content {
-            let parsed: Result<R, Problem> = object::parse(DynamicObject::clone(object), namespace);
+        if let Content::Raw(text) = &self.content {
+            let object = serde_json::from_str(text).expect("it was written from an object");
+            let parsed: Result<R, Problem> = object::parse(object, namespace);
             self.content = Content::Parsed(Box::new(parsed));
         }
         match &self.content {
@@ -218,7 +221,7 @@ impl Held {
 
     fn current<R: Record>(&self) -> Option<Current> {
         let value = match &self.content {
-            Content::Raw(object) => serde_json::to_value(object).ok()?,
+            Content::Raw(text) => serde_json::from_str(text).ok()?,
             Content::Parsed(parsed) => {
                 let record = parsed.downcast_ref::<Result<R, Problem>>()?.as_ref().ok()?;
                 serde_json::to_value(record).ok()?
