@@ -17,8 +17,10 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Shows connections, endpoints or gateways.
+    /// Shows connections, endpoints, gateways, networks, versions or brokers.
     Show(Show),
+    /// Looks for what is wrong and says the cause and the way out; exit status 1 if something is.
+    Diagnose(Diagnose),
     /// Makes the broker of a clusterset, or repairs it, and writes broker-info.subm into this directory.
     DeployBroker(Box<DeployBroker>),
     /// Writes the broker-info.subm of a broker that is there.
@@ -53,7 +55,32 @@ pub(crate) enum What {
     Endpoints,
     /// Gateway nodes of this cluster.
     Gateways,
+    /// CIDRs of this cluster: what it says itself, and what other clusters are told.
+    Networks,
+    /// Versions of the daemons, as configured and as running.
+    Versions,
+    /// The broker of this cluster's clusterset.
+    Brokers,
     /// All of these.
+    All,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Diagnose {
+    pub(crate) what: Diagnosis,
+    #[command(flatten)]
+    pub(crate) records: RecordsArgs,
+    #[arg(long, short, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Diagnosis {
+    /// Whether each other cluster is connected, and if not, why.
+    Connections,
+    /// Whether everything runs that a member needs; for clusters of Kubernetes.
+    Deployment,
+    /// Both.
     All,
 }
 
@@ -95,6 +122,9 @@ mod tests {
     #[test]
     fn an_unknown_part_is_answered_with_those_there_are() {
         let error = Args::try_parse_from(["culvert", "show", "cables", "--records", "/r"]).unwrap_err();
-        assert!(error.to_string().contains("connections, endpoints, gateways, all"), "{error}");
+        assert!(
+            error.to_string().contains("connections, endpoints, gateways, networks, versions, brokers, all"),
+            "{error}"
+        );
     }
 }

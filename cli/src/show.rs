@@ -1,26 +1,11 @@
-//! Reads a cluster's records and writes what was asked for as a table, JSON or YAML.
+//! Writes what was asked for as a table, JSON or YAML.
 
 use anyhow::Context;
-use culvert_api::{Endpoint, Gateway, Record};
-use culvert_runtime::{Location, Records, StoreError};
 
 use crate::args::Output;
+use crate::deployed::{NetworksView, brokers_table, versions_table};
 use crate::table::{self, Cell, Colour};
-use crate::view::{ConnectionRow, EndpointRow, GatewayRow, Place, RowStatus, Snapshot, View};
-
-/// Reads the store at `location`; the second value says, one line each, which records could not be read.
-pub(crate) async fn read(location: &Location) -> anyhow::Result<(Snapshot, Vec<String>)> {
-    // The text of a store's error holds its cause already.
-    let told = |error: StoreError| anyhow::Error::msg(error.to_string());
-    // Nothing is applied under this name.
-    let records = Records::at(location, "culvert").await.map_err(told)?;
-    // Both are on their way while one is waited for.
-    let _watch = records.watch(&[Gateway::RESOURCE, Endpoint::RESOURCE]);
-    let gateways = records.list::<Gateway>().await.map_err(told)?;
-    let endpoints = records.list::<Endpoint>().await.map_err(told)?;
-    let problems = gateways.problems.iter().chain(&endpoints.problems).map(ToString::to_string).collect();
-    Ok((Snapshot { gateways: gateways.records, endpoints: endpoints.records }, problems))
-}
+use crate::view::{ConnectionRow, EndpointRow, GatewayRow, Place, RowStatus, View};
 
 /// Returns `view` in the form of `output`; `colours` count for tables only.
 pub(crate) fn render(view: &View, output: Output, colours: bool) -> anyhow::Result<String> {
@@ -36,6 +21,9 @@ fn tables(view: &View, colours: bool) -> String {
         view.gateways.as_deref().map(gateways),
         view.endpoints.as_deref().map(endpoints),
         view.connections.as_deref().map(|rows| connections(rows, colours)),
+        view.networks.as_ref().map(NetworksView::table),
+        view.versions.as_deref().map(versions_table),
+        view.brokers.as_deref().map(brokers_table),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join("\n")
 }

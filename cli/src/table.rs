@@ -46,6 +46,11 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(spelt).collect()
 }
 
+/// Returns lines with all control characters but their ends spelt out.
+pub(crate) fn lines(text: &str) -> String {
+    text.lines().map(|line| printable(line) + "\n").collect()
+}
+
 /// Returns the lines of a table; colours only if `colours`.
 pub(crate) fn render<const N: usize>(headers: [&str; N], rows: &[[Cell; N]], colours: bool) -> String {
     let mut widths = headers.map(width);

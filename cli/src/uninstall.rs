@@ -1,4 +1,5 @@
-//! `uninstall`: takes this cluster out of its clusterset, and everything of Culvert off its nodes and its API server.
+//! `uninstall`: takes this cluster out of its clusterset, and everything of Culvert off its nodes and its API server; a
+//! broker that it has too, once that has no members.
 //!
 //! First the daemons end; then each node is cleaned by the daemons' own uninstallation, and the last gateway takes the
 //! cluster's records back at the broker; then the objects go. What fails is told in the end, and a second run goes on:
@@ -43,9 +44,12 @@ pub(crate) async fn run(asked: &Uninstall) -> Result<String> {
     }
     let mut left = clean_nodes(&server).await?;
     tell("Deleting records, accounts, secrets and settings");
-    let kept = server.remove_join().await.context("some objects are left; run the same command again")?;
+    let removal = server.remove_join().await.context("some objects are left; run the same command again")?;
     let mut text = format!("Cluster {cluster} is uninstalled\n");
-    for kept in &kept.0 {
+    for namespace in &removal.brokers {
+        text += &format!("The broker in namespace {namespace} had no members and is gone\n");
+    }
+    for kept in &removal.kept {
         text += &format!("Left as it is: {kept}\n");
     }
     if !left.is_empty() {

@@ -3,23 +3,17 @@
 //! A Gateway record outlives a gateway that was killed. One that was not written for 45 s (it is written every 15 s;
 //! Submariner chapter 3.5) says what was, not what is, and is shown as stale.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use culvert_api::{Connection, ConnectionStatus, Endpoint, EndpointSpec, Gateway, Record, labels};
+use culvert_api::{Connection, ConnectionStatus, EndpointSpec, Gateway, Record, labels};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::args::What;
+use crate::deployed::{self, BrokerRow, NetworksView, VersionRow};
+use crate::snapshot::Snapshot;
 
 const FRESH: Duration = culvert_api::gateway_record::STALE;
-
-/// The records that a view is made of.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Snapshot {
-    pub(crate) gateways: Vec<Gateway>,
-    pub(crate) endpoints: Vec<Endpoint>,
-}
 
 /// What was asked for, ready to be written as a table or as data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -30,6 +24,12 @@ pub(crate) struct View {
     pub(crate) endpoints: Option<Vec<EndpointRow>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) connections: Option<Vec<ConnectionRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) networks: Option<NetworksView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) versions: Option<Vec<VersionRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) brokers: Option<Vec<BrokerRow>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -116,15 +116,18 @@ impl From<ConnectionStatus> for RowStatus {
 impl View {
     /// Returns the rows that were asked for, as they are at `now`.
     pub(crate) fn of(snapshot: &Snapshot, asked: What, now: Timestamp) -> Self {
-        let Snapshot { gateways, endpoints } = snapshot;
+        let gateways = &snapshot.gateways;
         Self {
             gateways: asked
                 .includes(What::Gateways)
                 .then(|| gateways.iter().map(|gateway| gateway_row(gateway, now)).collect()),
-            endpoints: asked.includes(What::Endpoints).then(|| endpoint_rows(gateways, endpoints)),
+            endpoints: asked.includes(What::Endpoints).then(|| endpoint_rows(snapshot)),
             connections: asked
                 .includes(What::Connections)
                 .then(|| gateways.iter().flat_map(|gateway| connection_rows(gateway, now)).collect()),
+            networks: asked.includes(What::Networks).then(|| NetworksView::of(snapshot)),
+            versions: asked.includes(What::Versions).then(|| deployed::versions(snapshot)),
+            brokers: asked.includes(What::Brokers).then(|| deployed::brokers(snapshot)),
         }
     }
 }
@@ -175,21 +178,15 @@ fn connection_row(connection: &Connection, node: &str, silence: Option<&str>) ->
     }
 }
 
-fn endpoint_rows(gateways: &[Gateway], endpoints: &[Endpoint]) -> Vec<EndpointRow> {
-    let own: BTreeSet<&str> =
-        gateways.iter().map(|gateway| gateway.status.local_endpoint.cluster_id.as_str()).collect();
-    let place = |endpoint: &Endpoint| {
-        // Before any gateway ran here, only what came from a broker is known to be remote.
-        let local = match own.is_empty() {
-            true => !endpoint.metadata.labels.as_ref().is_some_and(|all| all.contains_key(labels::CLUSTER_ID)),
-            false => own.contains(endpoint.spec.cluster_id.as_str()),
-        };
-        if local { Place::Local } else { Place::Remote }
-    };
-    let mut rows: Vec<_> = endpoints
+fn endpoint_rows(snapshot: &Snapshot) -> Vec<EndpointRow> {
+    let mut rows: Vec<_> = snapshot
+        .endpoints
         .iter()
         .map(|endpoint| EndpointRow {
-            place: place(endpoint),
+            place: match snapshot.is_own(endpoint, &endpoint.spec.cluster_id) {
+                true => Place::Local,
+                false => Place::Remote,
+            },
             cluster: endpoint.spec.cluster_id.clone(),
             endpoint_ip: private_ip(&endpoint.spec),
             public_ip: public_ip(&endpoint.spec),
@@ -200,11 +197,15 @@ fn endpoint_rows(gateways: &[Gateway], endpoints: &[Endpoint]) -> Vec<EndpointRo
     rows
 }
 
+/// Returns when a gateway wrote its record, if that says so.
+pub(crate) fn written(gateway: &Gateway) -> Option<Timestamp> {
+    let second = gateway.metadata.annotations.as_ref()?.get(labels::UPDATE_TIMESTAMP)?.parse().ok()?;
+    Timestamp::from_second(second).ok()
+}
+
 /// Returns since when a gateway says nothing, in words; `None` if it is heard.
-fn silence(gateway: &Gateway, now: Timestamp) -> Option<String> {
-    let annotations = gateway.metadata.annotations.as_ref();
-    let written = annotations.and_then(|all| all.get(labels::UPDATE_TIMESTAMP)).and_then(|text| text.parse().ok());
-    let Some(written) = written.and_then(|second| Timestamp::from_second(second).ok()) else {
+pub(crate) fn silence(gateway: &Gateway, now: Timestamp) -> Option<String> {
+    let Some(written) = written(gateway) else {
         return Some("not reporting: its record says not when it was written".to_owned());
     };
     // A time in the future is from a clock that differs from ours.
@@ -212,7 +213,7 @@ fn silence(gateway: &Gateway, now: Timestamp) -> Option<String> {
     stale.then(|| format!("not reporting since {written}"))
 }
 
-fn node(gateway: &Gateway) -> String {
+pub(crate) fn node(gateway: &Gateway) -> String {
     match gateway.status.local_endpoint.hostname.as_str() {
         "" => gateway.name().to_owned(),
         hostname => hostname.to_owned(),

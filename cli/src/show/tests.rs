@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use culvert_api::{Connection, ConnectionStatus, EndpointSpec, GatewayStatus, HaStatus, LatencyRtt, labels};
+use culvert_api::{
+    Connection, ConnectionStatus, Endpoint, EndpointSpec, Gateway, GatewayStatus, HaStatus, LatencyRtt, labels,
+};
+use culvert_runtime::{Location, Records};
 use jiff::Timestamp;
 
 use super::*;
 use crate::args::What;
+use crate::snapshot::{Snapshot, read};
 
 const NOW: i64 = 1_700_000_000;
 
@@ -74,6 +78,7 @@ fn clusterset() -> Snapshot {
             gateway("east-standby", 3, HaStatus::Passive, Vec::new()),
         ],
         endpoints: vec![remote, Endpoint::new("east", spec("east", "east-gw", "192.168.1.1"))],
+        ..Snapshot::default()
     }
 }
 
@@ -91,7 +96,7 @@ fn connections_have_their_state_and_its_reason() {
 }
 
 #[test]
-fn everything_is_shown_in_three_tables() {
+fn everything_is_shown_in_a_table_each() {
     insta::assert_snapshot!(shown(&clusterset(), What::All, Output::Table), @r"
     NODE           HA STATUS   SUMMARY
     east-gw        active      1 connections out of 3 are established
@@ -108,6 +113,19 @@ fn everything_is_shown_in_three_tables() {
 
     north-gw (north): backend libreswan is not spoken here: join with wireguard
     southwest-gw (southwest): the gateway gives no reason
+
+    Cluster: east
+    Network plugin: unknown
+
+    NETWORK    DISCOVERED   SAID BY   ANNOUNCED
+    pods       unknown                unknown
+    services   unknown                unknown
+
+    COMPONENT             REPOSITORY   CONFIGURED   RUNNING     ARCH
+    culvert-gateway                    not known    0.1.0
+    culvert-route-agent                not known    not known
+
+    There is no broker: no settings of this cluster name one
     ");
 }
 
@@ -152,7 +170,7 @@ fn a_failure_is_the_summary() {
 #[test]
 fn established_connections_are_counted() {
     let up = connection("west", ConnectionStatus::Connected, "");
-    let snapshot = Snapshot { gateways: vec![gateway("gw", 0, HaStatus::Active, vec![up])], endpoints: Vec::new() };
+    let snapshot = Snapshot { gateways: vec![gateway("gw", 0, HaStatus::Active, vec![up])], ..Snapshot::default() };
     assert!(shown(&snapshot, What::Gateways, Output::Table).contains("All connections (1) are established"));
 }
 
@@ -164,6 +182,19 @@ fn nothing_there_is_said_in_words() {
     There are no endpoints: no gateway is active, here or in another cluster
 
     There are no connections
+
+    Cluster: unknown
+    Network plugin: unknown
+
+    NETWORK    DISCOVERED   SAID BY   ANNOUNCED
+    pods       unknown                unknown
+    services   unknown                unknown
+
+    COMPONENT             REPOSITORY   CONFIGURED   RUNNING     ARCH
+    culvert-gateway                    not known    not known
+    culvert-route-agent                not known    not known
+
+    There is no broker: no settings of this cluster name one
     ");
 }
 

@@ -111,10 +111,6 @@ impl Server {
 
     async fn wait_established(&self, definition: &Value) -> Result<(), ServerError> {
         let reference = ObjectRef::of(definition);
-        let established = |object: &Value| {
-            let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
-            conditions.into_iter().any(|one| one["type"] == "Established" && one["status"] == "True")
-        };
         self.wait(&reference, |object| established(object).then_some(())).await
     }
 
@@ -268,11 +264,17 @@ pub(crate) fn token_in(secret: &Value) -> Option<(SecretBytes, Option<Vec<u8>>)>
     Some((data(secret, "token")?.into(), data(secret, "ca.crt")))
 }
 
+/// Tells whether the server serves the kind of a definition.
+pub(crate) fn established(definition: &Value) -> bool {
+    let conditions = definition["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.into_iter().any(|one| one["type"] == "Established" && one["status"] == "True")
+}
+
 fn name_of(object: &Value) -> String {
     object["metadata"]["name"].as_str().unwrap_or_default().to_owned()
 }
 
-fn data(secret: &Value, key: &str) -> Option<Vec<u8>> {
+pub(crate) fn data(secret: &Value, key: &str) -> Option<Vec<u8>> {
     STANDARD.decode(secret["data"][key].as_str()?).ok().filter(|bytes| !bytes.is_empty())
 }
 

@@ -17,7 +17,6 @@ use crate::server::Server;
 
 const POD: Kind = kind("", "v1", "Pod", "pods");
 const NODE: Kind = kind("", "v1", "Node", "nodes");
-const ENDPOINT: Kind = kind("submariner.io", "v1", "Endpoint", "endpoints");
 const GATEWAY: Kind = kind("submariner.io", "v1", "Gateway", "gateways");
 const SERVICE: Kind = kind("", "v1", "Service", "services");
 const SERVICE_CIDR: Kind = kind("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs");
@@ -154,7 +153,7 @@ impl Server {
     ///
     /// [`ServerError`].
     pub async fn announced_clusters(&self, broker_namespace: &str) -> Result<BTreeSet<String>, ServerError> {
-        let endpoints = self.list_where(ENDPOINT, Some(broker_namespace), "", "").await?;
+        let endpoints = self.list_where(Kind::ENDPOINT, Some(broker_namespace), "", "").await?;
         Ok(endpoints.iter().filter_map(|one| one["spec"]["cluster_id"].as_str().map(str::to_owned)).collect())
     }
 

@@ -49,9 +49,22 @@ pub enum NetworksError {
 }
 
 /// What one source says of one network.
-struct Found {
-    place: &'static str,
-    cidrs: Vec<String>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Whose word it is, such as `kube-apiserver`.
+    pub place: &'static str,
+    /// As they are written there.
+    pub cidrs: Vec<String>,
+}
+
+/// What a cluster says of its networks, without anything given by hand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Discovered {
+    /// The network plugin by Submariner's name, `generic` if it is none that is known.
+    pub plugin: String,
+    /// `None` if nothing says.
+    pub pods: Option<Found>,
+    pub services: Option<Found>,
 }
 
 impl Facts {
@@ -61,28 +74,34 @@ impl Facts {
     ///
     /// [`NetworksError`] names the flag that helps.
     pub fn networks(&self, pods: &[IpNet], services: &[IpNet]) -> Result<Networks, NetworksError> {
-        let (plugin, plugin_pods, plugin_services) = self.plugin();
+        let Discovered { plugin, pods: found_pods, services: found_services } = self.discovered();
         let pods = match pods {
             [] => {
-                let found = plugin_pods.or_else(|| self.generic_pods());
                 let nodes = self.node_cidrs();
                 let nodes = match nodes.is_empty() {
                     true => String::new(),
                     false => format!("; its nodes have {}", nodes.into_iter().collect::<Vec<_>>().join(", ")),
                 };
-                let found = found.ok_or_else(|| NetworksError::Pods { plugin: plugin.clone(), nodes })?;
+                let found = found_pods.ok_or_else(|| NetworksError::Pods { plugin: plugin.clone(), nodes })?;
                 parsed(found, "--clustercidr")?
             }
             given => given.to_vec(),
         };
         let services = match services {
-            [] => {
-                let found = plugin_services.or_else(|| self.generic_services());
-                parsed(found.ok_or(NetworksError::Services)?, "--servicecidr")?
-            }
+            [] => parsed(found_services.ok_or(NetworksError::Services)?, "--servicecidr")?,
             given => given.to_vec(),
         };
         Ok(Networks { plugin, pods, services })
+    }
+
+    /// Returns what the cluster says of its networks.
+    pub fn discovered(&self) -> Discovered {
+        let (plugin, pods, services) = self.plugin();
+        Discovered {
+            plugin,
+            pods: pods.or_else(|| self.generic_pods()),
+            services: services.or_else(|| self.generic_services()),
+        }
     }
 
     /// Returns the plugin's name, and what it says of pods and of services.

@@ -19,6 +19,7 @@ impl Kind {
     pub const DAEMON_SET: Self = Self::new("apps", "v1", "DaemonSet", "daemonsets");
     pub const DEFINITION: Self =
         Self::new("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions");
+    pub const ENDPOINT: Self = Self::new("submariner.io", "v1", "Endpoint", "endpoints");
     pub const NAMESPACE: Self = Self::new("", "v1", "Namespace", "namespaces");
     pub const SECRET: Self = Self::new("", "v1", "Secret", "secrets");
     pub const SERVICE_ACCOUNT: Self = Self::new("", "v1", "ServiceAccount", "serviceaccounts");

@@ -2,26 +2,45 @@
 //!
 //! What Culvert made has its label; a namespace or a definition without it was there before. Records go after the
 //! daemons that would write them again, definitions last and only if nothing uses them: a broker may be on this cluster.
+//! A broker of ours goes too once it has no members, as with `subctl uninstall`.
 
-use serde_json::Value;
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
 
 use crate::error::ServerError;
 use crate::install::definitions;
 use crate::manifests;
-use crate::names::{ADMIN, BROKER_SECRET, MANAGED_BY, OPERATOR_NAMESPACE, PSK_SECRET};
+use crate::names::{ADMIN, BROKER_SECRET, MANAGED_BY, OPERATOR_NAMESPACE, PSK_SECRET, admin_namespace};
 use crate::object::{Kind, ObjectRef};
+use crate::objects::{Broker, TOKEN_LIFETIME};
 use crate::server::Server;
 
 const LEASE: Kind = Kind { group: "coordination.k8s.io", version: "v1", kind: "Lease", plural: "leases" };
 const DEPLOYMENT: Kind = Kind { group: "apps", version: "v1", kind: "Deployment", plural: "deployments" };
 
+/// What a broker that is used has: members' records, and that of Submariner's operator. A member that only shares services
+/// has no Cluster.
+const BROKER_RECORDS: [Kind; 5] = [
+    Kind::BROKER,
+    Kind::CLUSTER,
+    Kind::ENDPOINT,
+    Kind { group: "multicluster.x-k8s.io", version: "v1alpha1", kind: "ServiceImport", plural: "serviceimports" },
+    Kind { group: "discovery.k8s.io", version: "v1", kind: "EndpointSlice", plural: "endpointslices" },
+];
+
 /// Kinds of records in a joined cluster's namespace: copies of other clusters' ones among them.
 const RECORDS: [(&str, &str); 4] =
     [("Endpoint", "endpoints"), ("Cluster", "clusters"), ("Gateway", "gateways"), ("RouteAgent", "routeagents")];
 
-/// What an uninstall leaves, and why.
+/// What an uninstall did beside the join itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Kept(pub Vec<String>);
+pub struct Removal {
+    /// What it left, and why.
+    pub kept: Vec<String>,
+    /// Namespaces of brokers that it deleted.
+    pub brokers: Vec<String>,
+}
 
 /// Returns the objects of a join that are deleted by name once the daemons are gone, those first that others need last.
 fn objects() -> Vec<ObjectRef> {
@@ -46,8 +65,8 @@ impl Server {
     /// # Errors
     ///
     /// [`ServerError`]; what could be deleted is, and a second run deletes the rest.
-    pub async fn remove_join(&self) -> Result<Kept, ServerError> {
-        let mut kept = Kept::default();
+    pub async fn remove_join(&self) -> Result<Removal, ServerError> {
+        let mut removal = Removal::default();
         for kind in record_kinds() {
             for record in self.list(kind, OPERATOR_NAMESPACE).await? {
                 self.delete(&named(kind, &record)).await?;
@@ -58,37 +77,80 @@ impl Server {
             self.delete(&object).await?;
         }
         self.unlabel_gateways().await?;
-        self.remove_namespace(&mut kept).await?;
-        self.remove_definitions(&mut kept).await?;
-        Ok(kept)
+        removal.kept.extend(self.remove_namespace(OPERATOR_NAMESPACE).await?);
+        self.remove_brokers(&mut removal).await?;
+        self.remove_definitions(&mut removal.kept).await?;
+        Ok(removal)
     }
 
-    async fn remove_namespace(&self, kept: &mut Kept) -> Result<(), ServerError> {
-        let reference = ObjectRef { kind: Kind::NAMESPACE, namespace: None, name: OPERATOR_NAMESPACE.to_owned() };
-        let Some(found) = self.find(&reference).await? else { return Ok(()) };
-        let mut others = self.pods_in(OPERATOR_NAMESPACE).await?;
+    /// Deletes a namespace, or says why it stays.
+    async fn remove_namespace(&self, name: &str) -> Result<Option<String>, ServerError> {
+        let reference = ObjectRef { kind: Kind::NAMESPACE, namespace: None, name: name.to_owned() };
+        let Some(found) = self.find(&reference).await? else { return Ok(None) };
+        let mut others = self.pods_in(name).await?;
         others.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null());
-        others.extend(self.list_where(DEPLOYMENT, Some(OPERATOR_NAMESPACE), "", "").await?);
+        others.extend(self.list_where(DEPLOYMENT, Some(name), "", "").await?);
         match others.first() {
-            _ if !is_ours(&found) => kept.0.push(format!("{reference} was there before")),
+            _ if !is_ours(&found) => Ok(Some(format!("{reference} was there before"))),
             Some(other) => {
                 let name = other["metadata"]["name"].as_str().unwrap_or_default();
-                kept.0.push(format!("{reference} has other things in it, {name} among them"));
+                Ok(Some(format!("{reference} has other things in it, {name} among them")))
             }
             None => {
                 self.delete(&reference).await?;
                 self.wait_gone(&reference).await?;
+                Ok(None)
             }
+        }
+    }
+
+    /// Deletes the brokers in this cluster that are ours and have no members.
+    async fn remove_brokers(&self, removal: &mut Removal) -> Result<(), ServerError> {
+        for role in self.broker_roles().await? {
+            let role_reference = ObjectRef::of(&role);
+            let Some(namespace) = role_reference.namespace.clone() else { continue };
+            let mut records = Vec::new();
+            for kind in BROKER_RECORDS {
+                records.extend(self.list_where(kind, Some(&namespace), "", "").await?);
+            }
+            if let Some(reason) = broker_stays(&role, &records) {
+                removal.kept.push(format!("the broker in namespace {namespace} {reason}"));
+                continue;
+            }
+            // Lifetimes of tokens do not change what there is.
+            let Ok(broker) = Broker::new(&namespace, TOKEN_LIFETIME) else { continue };
+            let admin = admin_namespace(&namespace);
+            let objects = broker.objects().into_iter().chain(broker.initial_objects());
+            let mut objects: Vec<ObjectRef> = objects.map(|object| ObjectRef::of(&object)).collect();
+            objects.push(ObjectRef::new(Kind::SECRET, &admin, PSK_SECRET));
+            // By the role the broker is found again if this is broken off.
+            objects.retain(|object| object.kind != Kind::NAMESPACE && *object != role_reference);
+            for object in &objects {
+                self.delete(object).await?;
+            }
+            removal.kept.extend(self.remove_namespace(&admin).await?);
+            self.delete(&role_reference).await?;
+            removal.kept.extend(self.remove_namespace(&namespace).await?);
+            removal.brokers.push(namespace);
         }
         Ok(())
     }
 
-    async fn remove_definitions(&self, kept: &mut Kept) -> Result<(), ServerError> {
-        // Whoever joins clusters has this role in a broker's namespace, whichever system made it.
-        let admins = self.list_where(Kind::ROLE, None, "", &format!("metadata.name={ADMIN}")).await?;
-        if let Some(broker) = admins.first() {
-            let namespace = broker["metadata"]["namespace"].as_str().unwrap_or_default();
-            kept.0.push(format!("the definitions of records serve the broker in namespace {namespace}"));
+    /// Returns the role by which clusters are joined, in the namespaces of all brokers here, whichever system made them.
+    async fn broker_roles(&self) -> Result<Vec<Value>, ServerError> {
+        let mut roles = self.list_where(Kind::ROLE, None, "", &format!("metadata.name={ADMIN}")).await?;
+        for role in &mut roles {
+            // Lists of the API server leave out what their items are.
+            role["apiVersion"] = json!(format!("{}/{}", Kind::ROLE.group, Kind::ROLE.version));
+            role["kind"] = json!(Kind::ROLE.kind);
+        }
+        Ok(roles)
+    }
+
+    async fn remove_definitions(&self, kept: &mut Vec<String>) -> Result<(), ServerError> {
+        if let Some(role) = self.broker_roles().await?.first() {
+            let namespace = role["metadata"]["namespace"].as_str().unwrap_or_default();
+            kept.push(format!("the definitions of records serve the broker in namespace {namespace}"));
             return Ok(());
         }
         for definition in definitions() {
@@ -96,9 +158,9 @@ impl Server {
             let Some(found) = self.find(&reference).await? else { continue };
             let Some(kind) = record_kinds().find(|kind| found["spec"]["names"]["kind"] == kind.kind) else { continue };
             if !is_ours(&found) {
-                kept.0.push(format!("{reference} was there before"));
+                kept.push(format!("{reference} was there before"));
             } else if !self.list_where(kind, None, "", "").await?.is_empty() {
-                kept.0.push(format!("{reference} has objects in other namespaces"));
+                kept.push(format!("{reference} has objects in other namespaces"));
             } else {
                 self.delete(&reference).await?;
                 self.wait_gone(&reference).await?;
@@ -111,6 +173,20 @@ impl Server {
 /// The lease of the active gateway (Submariner chapter 4.2).
 const GATEWAY_LEASE: &str = "submariner-gateway-lock";
 
+/// Returns why a broker is not deleted, from the role by which clusters are joined and all records in its namespace.
+fn broker_stays(role: &Value, records: &[Value]) -> Option<String> {
+    if !is_ours(role) {
+        return Some("is not Culvert's".to_owned());
+    }
+    let user = |record: &Value| {
+        let id = &record["spec"]["cluster_id"];
+        id.as_str().or(record["metadata"]["name"].as_str()).unwrap_or_default().to_owned()
+    };
+    let users: BTreeSet<String> = records.iter().map(user).collect();
+    let users: Vec<String> = users.into_iter().collect();
+    (!users.is_empty()).then(|| format!("is in use: {}", users.join(", ")))
+}
+
 fn named(kind: Kind, object: &Value) -> ObjectRef {
     ObjectRef::new(kind, OPERATOR_NAMESPACE, object["metadata"]["name"].as_str().unwrap_or_default())
 }
@@ -118,6 +194,17 @@ fn named(kind: Kind, object: &Value) -> ObjectRef {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_broker_stays_while_it_is_used_or_somebody_elses() {
+        let role = json!({"metadata": {"labels": {MANAGED_BY.0: MANAGED_BY.1}}});
+        let record = |id: &str| json!({"metadata": {"name": format!("{id}-1")}, "spec": {"cluster_id": id}});
+        let slice = json!({"metadata": {"name": "web-north"}});
+        assert_eq!(broker_stays(&role, &[]), None);
+        let reason = broker_stays(&role, &[record("west"), record("east"), record("west"), slice]);
+        assert_eq!(reason.as_deref(), Some("is in use: east, web-north, west"));
+        assert_eq!(broker_stays(&json!({}), &[]).as_deref(), Some("is not Culvert's"));
+    }
 
     #[test]
     fn everything_that_a_join_makes_is_deleted_but_daemons_and_namespace_which_have_their_own_turn() {

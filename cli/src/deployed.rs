@@ -1,0 +1,239 @@
+//! Decides what is shown of a cluster's networks, of the versions that run there, and of its broker.
+//!
+//! Columns of versions are subctl's; for networks and brokers it has none that fit: it shows what an operator was told.
+
+use std::collections::BTreeSet;
+
+use culvert_api::{ClusterSpec, Record};
+use culvert_setup::manifests::{GATEWAY, ROUTE_AGENT, image_of};
+use culvert_setup::{BrokerState, Found};
+use ipnet::IpNet;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::snapshot::Snapshot;
+use crate::table::{self, Cell};
+
+/// A cluster's networks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NetworksView {
+    /// Empty if it is not known.
+    cluster: String,
+    /// By Submariner's name; empty if there is no API server to ask.
+    network_plugin: String,
+    networks: Vec<NetworkRow>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NetworkRow {
+    network: &'static str,
+    /// What the cluster itself says.
+    discovered: Vec<String>,
+    /// Whose word that is.
+    said_by: String,
+    /// What other clusters are told.
+    announced: Vec<String>,
+    /// What is wrong between the two; empty if nothing is.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    problem: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct VersionRow {
+    component: &'static str,
+    repository: String,
+    /// Tag or digest of the image.
+    configured: String,
+    /// What the processes themselves say, each version once.
+    running: Vec<String>,
+    arch: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BrokerRow {
+    url: String,
+    namespace: String,
+    components: Vec<String>,
+    known_from: &'static str,
+    /// `None` if it could not be seen from here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clusters: Option<usize>,
+    healthy: bool,
+    health: String,
+}
+
+impl NetworksView {
+    pub(crate) fn of(snapshot: &Snapshot) -> Self {
+        let own = snapshot.clusters.iter().find(|cluster| snapshot.is_own(*cluster, &cluster.spec.cluster_id));
+        let found = snapshot.survey.as_ref().map(|survey| survey.networks.clone()).unwrap_or_default();
+        let announced = |of: fn(&ClusterSpec) -> &Vec<String>| own.map(|cluster| of(&cluster.spec).clone());
+        let mut networks = vec![
+            row("pods", "--clustercidr", found.pods, announced(|spec| &spec.cluster_cidr)),
+            row("services", "--servicecidr", found.services, announced(|spec| &spec.service_cidr)),
+        ];
+        let global = announced(|spec| &spec.global_cidr).unwrap_or_default();
+        if !global.is_empty() {
+            networks.push(row("global", "", None, Some(global)));
+        }
+        let cluster = own.map(|cluster| cluster.name().to_owned());
+        let cluster = cluster.or_else(|| snapshot.own_ids().first().map(|&id| id.to_owned())).unwrap_or_default();
+        Self { cluster, network_plugin: found.plugin, networks }
+    }
+
+    /// Returns what is wrong, a line for each network.
+    pub(crate) fn problems(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.networks.iter().filter(|row| !row.problem.is_empty()).map(|row| (row.network, row.problem.as_str()))
+    }
+
+    pub(crate) fn table(&self) -> String {
+        let unknown = |text: &str| if text.is_empty() { "unknown".to_owned() } else { text.to_owned() };
+        let cells: Vec<[Cell; 4]> = self
+            .networks
+            .iter()
+            .map(|row| {
+                [
+                    row.network.into(),
+                    unknown(&row.discovered.join(", ")).as_str().into(),
+                    row.said_by.as_str().into(),
+                    unknown(&row.announced.join(", ")).as_str().into(),
+                ]
+            })
+            .collect();
+        let mut text =
+            format!("Cluster: {}\nNetwork plugin: {}\n\n", unknown(&self.cluster), unknown(&self.network_plugin));
+        text = table::lines(&text) + &table::render(["NETWORK", "DISCOVERED", "SAID BY", "ANNOUNCED"], &cells, false);
+        let problems: String = self
+            .problems()
+            .map(|(network, problem)| table::printable(&format!("{network}: {problem}")) + "\n")
+            .collect();
+        if problems.is_empty() { text } else { text + "\n" + &problems }
+    }
+}
+
+fn row(network: &'static str, flag: &str, found: Option<Found>, announced: Option<Vec<String>>) -> NetworkRow {
+    let parsed = |texts: &[String]| -> BTreeSet<String> {
+        let text = |text: &String| text.parse::<IpNet>().map_or_else(|_| text.clone(), |cidr| cidr.trunc().to_string());
+        texts.iter().map(text).collect()
+    };
+    let problem = match (&found, &announced) {
+        (Some(found), Some(announced)) if parsed(&found.cidrs) != parsed(announced) => format!(
+            "announced is {}, but {} says {}: unless that was meant, run `culvert join` again with the right {flag}",
+            announced.join(", "),
+            found.place,
+            found.cidrs.join(", ")
+        ),
+        (Some(_), None) => "not announced: this cluster has no Cluster record yet".to_owned(),
+        _ => String::new(),
+    };
+    let (discovered, said_by) = found.map(|found| (found.cidrs, found.place.to_owned())).unwrap_or_default();
+    NetworkRow { network, discovered, said_by, announced: announced.unwrap_or_default(), problem }
+}
+
+/// Returns the versions of the daemons.
+pub(crate) fn versions(snapshot: &Snapshot) -> Vec<VersionRow> {
+    let set = |set: BTreeSet<&str>| -> Vec<String> {
+        set.into_iter().filter(|version| !version.is_empty()).map(str::to_owned).collect()
+    };
+    let gateways = snapshot.gateways.iter().map(|one| one.status.version.trim_start_matches("culvert-")).collect();
+    let agents = snapshot.route_agents.iter().map(|one| one.status.version.as_str()).collect();
+    let survey = snapshot.survey.as_ref();
+    let component = |component, daemon_set: Option<&Value>, running| {
+        let (repository, configured) = daemon_set.and_then(image_of).map(split_image).unwrap_or_default();
+        let pods = survey.iter().flat_map(|survey| &survey.pods);
+        let nodes: BTreeSet<&str> = pods
+            .filter(|pod| pod["metadata"]["labels"]["app"] == component)
+            .filter_map(|pod| pod["spec"]["nodeName"].as_str())
+            .collect();
+        let all = survey.iter().flat_map(|survey| &survey.nodes);
+        let arch = all
+            .filter(|node| node["metadata"]["name"].as_str().is_some_and(|name| nodes.contains(name)))
+            .filter_map(|node| node["status"]["nodeInfo"]["architecture"].as_str())
+            .collect();
+        VersionRow { component, repository, configured, running: set(running), arch: set(arch) }
+    };
+    vec![
+        component(GATEWAY, survey.and_then(|survey| survey.gateway.as_ref()), gateways),
+        component(ROUTE_AGENT, survey.and_then(|survey| survey.route_agent.as_ref()), agents),
+    ]
+}
+
+/// Splits an image's name into repository and tag or digest.
+fn split_image(image: &str) -> (String, String) {
+    if let Some((repository, digest)) = image.split_once('@') {
+        return (repository.to_owned(), digest.to_owned());
+    }
+    match image.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
+        Some((repository, tag)) => (repository.to_owned(), tag.to_owned()),
+        None => (image.to_owned(), "latest".to_owned()),
+    }
+}
+
+pub(crate) fn versions_table(rows: &[VersionRow]) -> String {
+    let cells: Vec<[Cell; 5]> = rows
+        .iter()
+        .map(|row| {
+            let running = if row.running.is_empty() { "not known".to_owned() } else { row.running.join(", ") };
+            let configured = if row.configured.is_empty() { "not known" } else { &row.configured };
+            [
+                row.component.into(),
+                row.repository.as_str().into(),
+                configured.into(),
+                running.as_str().into(),
+                row.arch.join(", ").as_str().into(),
+            ]
+        })
+        .collect();
+    table::render(["COMPONENT", "REPOSITORY", "CONFIGURED", "RUNNING", "ARCH"], &cells, false)
+}
+
+/// Returns the broker of this cluster's clusterset; none if no settings name one.
+pub(crate) fn brokers(snapshot: &Snapshot) -> Vec<BrokerRow> {
+    let row = |broker: &culvert_setup::BrokerSeen| {
+        let (clusters, healthy, health) = match &broker.state {
+            BrokerState::Seen { clusters, .. } => (Some(clusters.len()), true, "answers".to_owned()),
+            BrokerState::Refused(reason) => (None, false, format!("refuses this cluster: {reason}")),
+            BrokerState::Unreachable(reason) => (None, false, format!("not seen from here: {reason}")),
+            BrokerState::NoCredentials => {
+                (None, false, "this cluster has no token for it: run `culvert join` again".to_owned())
+            }
+        };
+        BrokerRow {
+            url: broker.url.clone(),
+            namespace: broker.namespace.clone(),
+            components: vec!["connectivity".to_owned()],
+            known_from: "this cluster's ConfigMap culvert",
+            clusters,
+            healthy,
+            health,
+        }
+    };
+    snapshot.broker.iter().map(row).collect()
+}
+
+pub(crate) fn brokers_table(rows: &[BrokerRow]) -> String {
+    if rows.is_empty() {
+        return "There is no broker: no settings of this cluster name one\n".to_owned();
+    }
+    let cells: Vec<[Cell; 6]> = rows
+        .iter()
+        .map(|row| {
+            let clusters = row.clusters.map_or_else(|| "unknown".to_owned(), |count| count.to_string());
+            [
+                row.url.as_str().into(),
+                row.namespace.as_str().into(),
+                row.components.join(", ").as_str().into(),
+                clusters.as_str().into(),
+                row.known_from.into(),
+                row.health.as_str().into(),
+            ]
+        })
+        .collect();
+    table::render(["BROKER", "NAMESPACE", "COMPONENTS", "CLUSTERS", "KNOWN FROM", "HEALTH"], &cells, false)
+}
+
+#[cfg(test)]
+mod tests;

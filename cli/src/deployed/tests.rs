@@ -1,0 +1,85 @@
+//! What is shown of networks, versions and brokers.
+
+use culvert_api::{Cluster, Gateway, GatewayStatus};
+use culvert_setup::{BrokerSeen, Discovered, Installation, Survey};
+use serde_json::json;
+
+use super::*;
+
+fn snapshot() -> Snapshot {
+    let spec = ClusterSpec {
+        cluster_id: "east".to_owned(),
+        cluster_cidr: vec!["10.1.0.0/16".to_owned()],
+        service_cidr: vec!["100.1.0.0/16".to_owned()],
+        ..ClusterSpec::default()
+    };
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"image": "r.example:5000/culvert:0.1.0"}]}}}});
+    let found = |place, cidr: &str| Some(Found { place, cidrs: vec![cidr.to_owned()] });
+    Snapshot {
+        gateways: vec![Gateway::new(
+            "gw",
+            GatewayStatus { version: "culvert-0.1.0".to_owned(), ..GatewayStatus::default() },
+        )],
+        clusters: vec![Cluster::new("east", spec)],
+        survey: Some(Survey {
+            installation: Installation { cluster: Some("east".to_owned()), ..Installation::default() },
+            nodes: vec![json!({"metadata": {"name": "n"}, "status": {"nodeInfo": {"architecture": "arm64"}}})],
+            gateway: Some(image.clone()),
+            route_agent: Some(image),
+            pods: vec![json!({"metadata": {"labels": {"app": "culvert-gateway"}}, "spec": {"nodeName": "n"}})],
+            networks: Discovered {
+                plugin: "kindnet".to_owned(),
+                pods: found("kindnet's pod", "10.9.0.0/16"),
+                services: found("kube-apiserver", "100.1.0.0/16"),
+            },
+            ..Survey::default()
+        }),
+        broker: Some(BrokerSeen {
+            url: "https://b:6443".to_owned(),
+            namespace: "ns".to_owned(),
+            expires: None,
+            state: BrokerState::Seen { clusters: vec![], endpoints: vec![] },
+        }),
+        ..Snapshot::default()
+    }
+}
+
+#[test]
+fn networks_are_shown_by_whose_word_and_a_difference_is_said() {
+    insta::assert_snapshot!(NetworksView::of(&snapshot()).table());
+}
+
+#[test]
+fn versions_are_those_of_images_and_of_processes() {
+    insta::assert_snapshot!(versions_table(&versions(&snapshot())));
+}
+
+#[test]
+fn a_broker_is_shown_with_its_health() {
+    insta::assert_snapshot!(brokers_table(&brokers(&snapshot())));
+    let mut refused = snapshot();
+    refused.broker.as_mut().unwrap().state = BrokerState::Refused("Unauthorized".to_owned());
+    let rows = brokers(&refused);
+    assert_eq!((rows[0].healthy, rows[0].health.as_str()), (false, "refuses this cluster: Unauthorized"));
+}
+
+#[test]
+fn a_directory_shows_what_is_announced() {
+    let snapshot = Snapshot { survey: None, broker: None, ..snapshot() };
+    let view = NetworksView::of(&snapshot);
+    assert_eq!(view.problems().count(), 0);
+    assert!(view.table().contains("Network plugin: unknown"), "{}", view.table());
+    assert!(brokers_table(&brokers(&snapshot)).contains("There is no broker"));
+}
+
+#[test]
+fn images_are_split_at_their_tag_or_digest() {
+    for (image, repository, tag) in [
+        ("culvert:1", "culvert", "1"),
+        ("r:5000/culvert", "r:5000/culvert", "latest"),
+        ("r:5000/culvert:2", "r:5000/culvert", "2"),
+        ("r/culvert@sha256:ab", "r/culvert", "sha256:ab"),
+    ] {
+        assert_eq!(split_image(image), (repository.to_owned(), tag.to_owned()));
+    }
+}
