@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use anyhow::{Error, Result};
 use culvert_api::{Cluster, Endpoint, Gateway, Record, RouteAgent, labels};
 use culvert_runtime::{self as runtime, Location, Records, StoreError};
-use culvert_setup::{Access, BrokerSeen, Server, Survey};
+use culvert_setup::{Access, BrokerSeen, Kind, Server, Survey};
 
 /// What is known of a cluster.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -54,21 +54,28 @@ pub(crate) async fn read(location: &Location) -> Result<(Snapshot, Vec<String>)>
     Ok((snapshot, problems))
 }
 
-/// Reads all that there is to know.
+/// Reads all that there is to know. A cluster that does not know what records are has none.
 pub(crate) async fn read_all(location: &Location) -> Result<(Snapshot, Vec<String>)> {
-    let (mut snapshot, mut problems) = read(location).await?;
+    let (mut snapshot, mut problems) = (Snapshot::default(), Vec::new());
+    if let Location::Server(place) = location {
+        let server = Server::of_kubeconfig(&access(&place.access)).await?;
+        let survey = server.survey().await?;
+        snapshot.broker = server.broker_seen(&survey.settings).await?;
+        let undefined = survey.missing.iter().any(|object| object.starts_with(Kind::DEFINITION.kind));
+        snapshot.survey = Some(survey);
+        if undefined {
+            return Ok((snapshot, problems));
+        }
+    }
+    let (read, unreadable) = read(location).await?;
+    (snapshot.gateways, snapshot.endpoints) = (read.gateways, read.endpoints);
+    problems.extend(unreadable);
     let records = Records::at(location, "culvert").await.map_err(told)?;
     let _watch = records.watch(&[Cluster::RESOURCE, RouteAgent::RESOURCE]);
     let clusters = records.list::<Cluster>().await.map_err(told)?;
     let route_agents = records.list::<RouteAgent>().await.map_err(told)?;
     problems.extend(clusters.problems.iter().chain(&route_agents.problems).map(ToString::to_string));
     (snapshot.clusters, snapshot.route_agents) = (clusters.records, route_agents.records);
-    if let Location::Server(place) = location {
-        let server = Server::of_kubeconfig(&access(&place.access)).await?;
-        let survey = server.survey().await?;
-        snapshot.broker = server.broker_seen(&survey.settings).await?;
-        snapshot.survey = Some(survey);
-    }
     Ok((snapshot, problems))
 }
 

@@ -104,6 +104,8 @@ pub struct Config {
     pub services: Vec<IpNet>,
     pub records: Location,
     pub broker: Option<Location>,
+    /// `None`: the broker is no API server.
+    pub broker_token: Option<BrokerToken>,
     pub node: String,
     /// `None`: the sources of the default routes.
     pub private: Option<Addresses>,
@@ -119,6 +121,24 @@ pub struct Config {
     /// `None`: no health check.
     pub health: Option<HealthTiming>,
     pub metrics: Option<SocketAddr>,
+}
+
+/// The token by which an API server that is the broker is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerToken {
+    /// The server's address, with scheme.
+    pub url: String,
+    /// Where the files of the Secret are.
+    pub directory: PathBuf,
+    pub home: TokenHome,
+}
+
+/// Where a renewed token is written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenHome {
+    /// Into this Secret of the cluster's records' namespace, from which it comes to the files of all gateways.
+    Secret(String),
+    File,
 }
 
 /// Where the pre-shared key comes from. `Debug` shows no key.
@@ -170,7 +190,8 @@ impl TryFrom<Args> for Config {
 
     fn try_from(args: Args) -> Result<Self, Self::Error> {
         let NodeIdentity { cluster, records, pods, services, node } = args.node.identity()?;
-        let broker = broker(&args, std::env::var_os(SECRET_VARIABLE).map(PathBuf::from))?;
+        let secret = std::env::var_os(SECRET_VARIABLE).map(PathBuf::from);
+        let broker = broker(&args, secret.clone())?;
         let allow_vxlan: BTreeSet<ClusterId> = flags::given(&args.allow_vxlan)
             .map(str::parse)
             .collect::<Result<_, _>>()
@@ -199,6 +220,7 @@ impl TryFrom<Args> for Config {
             cluster,
             pods,
             services,
+            broker_token: broker_token(broker.as_ref(), &records, secret),
             records,
             broker,
             node,
@@ -239,6 +261,18 @@ fn broker(args: &Args, name: Option<PathBuf>) -> Result<Option<Location>, Config
             Ok(Some(Location::Server(Server { access, namespace: text(&args.broker_namespace) })))
         }
     }
+}
+
+/// `name` is that of the Secret from which the files are.
+fn broker_token(broker: Option<&Location>, records: &Location, name: Option<PathBuf>) -> Option<BrokerToken> {
+    let Location::Server(Server { access: Access::Secret { address, directory }, .. }) = broker? else { return None };
+    let url = if address.contains("://") { address.clone() } else { format!("https://{address}") };
+    let name = name.and_then(|name| name.into_os_string().into_string().ok()).filter(|name| !name.is_empty());
+    let home = match (records, name) {
+        (Location::Server(_), Some(name)) => TokenHome::Secret(name),
+        (Location::Server(_) | Location::Directory(_), _) => TokenHome::File,
+    };
+    Some(BrokerToken { url, directory: directory.clone(), home })
 }
 
 fn psk(file: Option<PathBuf>, secret: Option<PathBuf>, text: Option<String>) -> Psk {
@@ -302,6 +336,23 @@ mod tests {
         assert_eq!(broker_of(&flags, Some("other")).expect("a broker"), server("/s", Some("n")));
         let mounted = broker_of(&["--broker-server=api:6443"], Some("s")).expect("a broker");
         assert_eq!(mounted, server("/run/secrets/submariner.io/s", None));
+    }
+
+    #[test]
+    fn a_token_is_renewed_in_the_secret_that_is_mounted_or_in_its_file() {
+        let broker = broker_of(&["--broker-server=api:6443", "--broker-secret=/s"], None).expect("a broker");
+        let server = Location::Server(Server { access: Access::Pod, namespace: None });
+        let directory = Location::from("/r");
+        let home = |records: &Location, name: Option<&str>| {
+            let token = broker_token(broker.as_ref(), records, name.map(PathBuf::from)).expect("a token");
+            assert_eq!((token.url.as_str(), token.directory.to_str()), ("https://api:6443", Some("/s")));
+            token.home
+        };
+        assert_eq!(home(&server, Some("name")), TokenHome::Secret("name".to_owned()));
+        assert_eq!(home(&server, None), TokenHome::File);
+        assert_eq!(home(&directory, Some("name")), TokenHome::File);
+        assert_eq!(broker_token(Some(&directory), &server, Some("name".into())), None);
+        assert_eq!(broker_token(None, &server, Some("name".into())), None);
     }
 
     #[test]

@@ -95,8 +95,7 @@ impl Gateway {
         let preshared_key = key::preshared_key(&config.psk)?;
         let discovery_sockets = config.nat_discovery_port.map(Sockets::open).transpose()?.map(Arc::new);
         let Stores { records, broker } = stores;
-        let exchange =
-            broker.map(|broker| Exchange::start(config.cluster.clone(), records.clone(), broker, wake.clone()));
+        let exchange = broker.map(|broker| Exchange::start(&config, records.clone(), broker, wake.clone()));
         let remotes = records::previous_remotes(&config, &records).await;
         Ok(Self {
             candidacy: Candidacy::start(&config.node, config.election, records.clone(), wake.clone()).await,
@@ -155,6 +154,8 @@ impl Gateway {
         let foreign = node::foreign_subnets(&self.config, &facts);
         self.choose(&own, &facts, &foreign);
         let mut failed = !complaints.is_empty() && self.known == Known::default();
+        // If the status cannot be written either, the metrics tell.
+        complaints.extend(self.records.outage());
         complaints.extend(self.public_ip.complaint());
         match leadership {
             Leadership::Active | Leadership::Deposed => {
@@ -474,6 +475,7 @@ impl Gateway {
             reports: &report.cables,
             totals: report.totals,
             kernel_drops: &kernel_drops,
+            is_away: (self.records.outage().is_some(), self.exchange.as_ref().is_some_and(Exchange::is_away)),
             sync_passes: self.exchange.as_ref().map_or(0, |exchange| exchange.outcome().passes),
         });
         if !self.published.is_due(&status, Instant::now()) {

@@ -21,6 +21,7 @@ mod prober;
 mod public_ip;
 mod publish;
 mod records;
+mod renewal;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

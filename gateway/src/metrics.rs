@@ -50,6 +50,11 @@ struct ReasonLabels {
     reason: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StoreLabels {
+    store: &'static str,
+}
+
 type Float = Gauge<f64, AtomicU64>;
 
 /// All metrics of the gateway.
@@ -64,6 +69,7 @@ pub(crate) struct Metrics {
     /// A gauge in form: a counter's name would end in `_total`, which Submariner's does not.
     sync_iterations: Gauge,
     dropped: Family<ReasonLabels, Gauge>,
+    outage: Family<StoreLabels, Gauge>,
     /// When each cable came up, in seconds since 1970.
     up_since: Mutex<BTreeMap<CableName, i64>>,
 }
@@ -81,6 +87,7 @@ impl Default for Metrics {
             latency: Family::default(),
             sync_iterations: Gauge::default(),
             dropped: Family::default(),
+            outage: Family::default(),
             up_since: Mutex::default(),
         };
         registry.register("submariner_gateway_rx_bytes", "Bytes received through the cable", metrics.received.clone());
@@ -111,6 +118,11 @@ impl Default for Metrics {
             "Packets and datagrams dropped, by reason",
             metrics.dropped.clone(),
         );
+        registry.register(
+            "culvert_gateway_records_outage",
+            "1 while the API server with these records cannot be followed, else 0",
+            metrics.outage.clone(),
+        );
         Self { registry: Arc::new(registry), ..metrics }
     }
 }
@@ -123,6 +135,8 @@ pub(crate) struct Update<'a> {
     pub(crate) totals: Totals,
     /// Packets by nft counter.
     pub(crate) kernel_drops: &'a BTreeMap<String, (u64, u64)>,
+    /// Whether the cluster's own API server, and the broker's, cannot be followed.
+    pub(crate) is_away: (bool, bool),
     pub(crate) sync_passes: u64,
 }
 
@@ -163,6 +177,10 @@ impl Metrics {
             }
         }
         self.update_dropped(update);
+        let (own, broker) = update.is_away;
+        for (store, is_away) in [("cluster", own), ("broker", broker)] {
+            self.outage.get_or_create(&StoreLabels { store }).set(i64::from(is_away));
+        }
         self.sync_iterations.set(signed(update.sync_passes));
     }
 

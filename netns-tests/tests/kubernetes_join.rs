@@ -45,6 +45,46 @@ fn assert_source_kept(pod: &Pod, server: &str) {
     assert_eq!(source, pod.address, "{what}");
 }
 
+/// Returns what `culvert` finds wrong in a cluster, as it says it to programs, and its exit status.
+fn diagnosis(installer: &Installer, cluster: &Cluster) -> (Value, Option<i32>) {
+    let output = installer.command(cluster, "diagnose all --output json").output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {words}"));
+    (report, output.status.code())
+}
+
+/// Waits until a diagnosis that fails names a cause.
+fn assert_diagnosed(installer: &Installer, cluster: &Cluster, cause: &str) {
+    wait_for(&format!("a diagnosis of {cause:?}"), PATIENCE, || {
+        let (report, status) = diagnosis(installer, cluster);
+        let failed = report["checks"].as_array().unwrap().iter().filter(|check| check["verdict"] == "failed");
+        let named = failed.into_iter().any(|check| check["message"].as_str().unwrap().contains(cause));
+        if named {
+            assert_eq!(status, Some(1), "{report}");
+        }
+        Ok(named.then_some(()))
+    })
+    .unwrap();
+}
+
+/// Asserts that a member that is well is shown as it is, and that nothing wrong is found.
+fn assert_well(installer: &Installer, cluster: &Cluster) {
+    let shown: Value = serde_json::from_str(&installer.run(cluster, "show all --output json").unwrap()).unwrap();
+    let pods = cluster.plan.network.pod_cidr.to_string();
+    assert_eq!(shown["networks"]["networks"][0]["announced"], json!([pods]), "{shown}");
+    let services = &shown["networks"]["networks"][1];
+    assert_eq!(services["discovered"], json!([cluster.plan.network.service_cidr.to_string()]), "{shown}");
+    assert_eq!(shown["brokers"][0]["clusters"], 2, "{shown}");
+    assert_eq!(shown["versions"][1]["configured"], "1", "{shown}");
+    let mut last = Value::Null;
+    wait_for("a diagnosis without a cause", PATIENCE, || {
+        let (report, status) = diagnosis(installer, cluster);
+        last = report;
+        Ok((last["healthy"] == true && status == Some(0)).then_some(()))
+    })
+    .unwrap_or_else(|error| panic!("{error:#}: {last:#}"));
+}
+
 /// Returns the pods of Culvert, by what the API server knows them by.
 fn own_pods(cluster: &Cluster) -> Vec<String> {
     let pods = cluster.items(&format!("get pods --namespace {NAMESPACE}")).unwrap();
@@ -101,6 +141,18 @@ fn two_clusters_join_by_command_alone_and_leave_nothing() {
         .unwrap();
     run(west, &join(west));
     assert_reached(&webs[1], &webs[0]);
+
+    // What is well is called so; what breaks it is named.
+    assert_well(&installer, east);
+    assert_well(&installer, west);
+    west.kubectl("label node west-node1 submariner.io/gateway-").unwrap();
+    assert_diagnosed(&installer, west, "no node has the label submariner.io/gateway=true");
+    let image = "set image daemonset/culvert-gateway culvert-gateway=registry.invalid/culvert:9";
+    west.kubectl(&format!("--namespace {NAMESPACE} {image}")).unwrap();
+    west.kubectl("label node west-node1 submariner.io/gateway=true").unwrap();
+    assert_diagnosed(&installer, west, "ImagePull");
+    run(west, &join(west));
+    assert_well(&installer, west);
 
     // New settings replace all pods, one gateway after the other: with a standby, what flows goes on.
     west.kubectl("label node west-node2 submariner.io/gateway=true").unwrap();

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::lenient::null_as_default;
-use crate::{ClusterSpec, EndpointSpec, GatewayStatus, Lease, ObjectMeta, RouteAgentStatus};
+use crate::{ClusterSpec, EndpointSpec, GatewayStatus, Lease, ObjectMeta, RouteAgentStatus, Secret};
 
 /// What the objects of one kind are called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,24 +116,32 @@ record! {
     RouteAgent, "routeagents", status: RouteAgentStatus
 }
 
-impl Record for Lease {
-    const API_VERSION: &'static str = <Self as k8s_openapi::Resource>::API_VERSION;
-    const KIND: &'static str = <Self as k8s_openapi::Resource>::KIND;
-    const PLURAL: &'static str = <Self as k8s_openapi::Resource>::URL_PATH_SEGMENT;
+/// Makes a kind of Kubernetes' own a record.
+macro_rules! foreign_record {
+    ($kind:ty) => {
+        impl Record for $kind {
+            const API_VERSION: &'static str = <Self as k8s_openapi::Resource>::API_VERSION;
+            const KIND: &'static str = <Self as k8s_openapi::Resource>::KIND;
+            const PLURAL: &'static str = <Self as k8s_openapi::Resource>::URL_PATH_SEGMENT;
 
-    fn api_version(&self) -> &str {
-        k8s_openapi::api_version(self)
-    }
+            fn api_version(&self) -> &str {
+                k8s_openapi::api_version(self)
+            }
 
-    fn kind(&self) -> &str {
-        k8s_openapi::kind(self)
-    }
+            fn kind(&self) -> &str {
+                k8s_openapi::kind(self)
+            }
 
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
+            fn metadata(&self) -> &ObjectMeta {
+                &self.metadata
+            }
 
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
+            fn metadata_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
 }
+
+foreign_record!(Lease);
+foreign_record!(Secret);

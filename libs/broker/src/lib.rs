@@ -11,5 +11,5 @@ mod side;
 pub mod sync;
 
 pub use accept::{Reason, Refusal};
-pub use shell::{SyncError, SyncReport, Syncer};
+pub use shell::{Failure, SyncError, SyncReport, Syncer};
 pub use side::{Found, Side};

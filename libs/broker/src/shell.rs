@@ -3,6 +3,7 @@
 //! A store that cannot be read stops the pass before anything is written: what is not seen is not absent.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Instant;
 
 use culvert_api::{Cluster, Endpoint, Record};
@@ -45,12 +46,26 @@ pub struct SyncReport {
     pub refused: Vec<Refusal>,
     /// Records that could not be read, on either side.
     pub problems: Vec<Problem>,
-    /// What failed, in words; the next pass tries it again.
-    pub failed: Vec<String>,
+    /// What failed; the next pass tries it again.
+    pub failed: Vec<Failure>,
     /// The broker has lost records: absences do not count yet, and a pass every 30 s finds out when they do.
     pub healing: bool,
     /// Not everything was written yet: the next pass is due at once.
     pub unfinished: bool,
+}
+
+/// A record that could not be written or deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Which, and in which store: `Endpoint east-1 (broker)`.
+    pub record: String,
+    pub cause: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.record, self.cause)
+    }
 }
 
 /// Why a pass did nothing, or did not do everything.
@@ -60,8 +75,8 @@ pub enum SyncError {
     Local(#[source] StoreError),
     #[error("could not read the broker's records")]
     Broker(#[source] StoreError),
-    #[error("some records are not removed: {}; once the cause is gone, uninstall again", .0.join("; "))]
-    Left(Vec<String>),
+    #[error("some records are not removed: {}; once the cause is gone, uninstall again", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Left(Vec<Failure>),
 }
 
 impl Syncer {
@@ -245,7 +260,9 @@ fn note(
             tracing::info!(action, store, kind, name, "Synced a record");
             report.applied += 1;
         }
-        Err(error) => report.failed.push(format!("{kind} {name} ({store}): {error}")),
+        Err(error) => {
+            report.failed.push(Failure { record: format!("{kind} {name} ({store})"), cause: error.to_string() });
+        }
     }
 }
 

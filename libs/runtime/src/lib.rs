@@ -1,5 +1,6 @@
 //! The shell that all daemons share: the record store, the reconcile loop, the lease, metrics, logs, shutdown.
 
+pub mod authorities;
 pub mod echo;
 pub mod flags;
 pub mod lease;

@@ -134,13 +134,17 @@ pub async fn prepare_member(
     Ok(BrokerCredentials { namespace: namespace.clone(), token, expires, ca: ca.map(<[u8]>::to_vec) })
 }
 
-/// Asks for a new token of the account that a token is of, as that account. When: [`TokenClaims::renewal`].
+/// Asks for a new token of the account that a token is of, as that account. When: [`crate::Renewals`].
+///
+/// It is to live as long as the broker's setting says now, or for `lifetime` if that cannot be read.
 ///
 /// # Errors
 ///
 /// [`ServerError`]; the old token holds on until it expires.
 pub async fn renew(broker: &Server, claims: &TokenClaims, lifetime: Duration) -> Result<Granted, ServerError> {
     let (namespace, account) = claims.account().unwrap_or_default();
+    // Brokers of `subctl` have no such setting, and accounts of earlier joins may not read it.
+    let lifetime = broker.token_lifetime(namespace).await.ok().flatten().unwrap_or(lifetime);
     broker.request_token(namespace, account, lifetime).await
 }
 

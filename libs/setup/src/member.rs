@@ -2,7 +2,8 @@
 //!
 //! A role of its own, not Submariner's common one: it names the member's account and Secrets, and no others. There is no
 //! Secret with a token: Culvert's tokens expire and are asked for, so nothing at the broker holds one. The Secrets that
-//! the role names are those that Submariner would make for this member: a token, and a certificate request.
+//! the role names are those that Submariner would make for this member: a token, and a certificate request. The ConfigMap
+//! is that with the lifetime of tokens, for which a member asks when it renews its own.
 
 use culvert_model::ClusterId;
 use serde_json::{Value, json};
@@ -42,6 +43,7 @@ impl Member {
         let secrets = secrets.each_ref().map(String::as_str);
         let mut rules = record_rules();
         rules.push(role_rule("", &["secrets"], &["get", "list", "watch"], &secrets));
+        rules.push(role_rule("", &["configmaps"], &["get"], &[names::SETTINGS]));
         rules.push(role_rule("", &["serviceaccounts"], &["get"], &[&account]));
         rules.push(role_rule("", &["serviceaccounts/token"], &["create"], &[&account]));
         rules

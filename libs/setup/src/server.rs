@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use culvert_runtime::authorities;
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
@@ -89,7 +90,8 @@ impl Server {
         Self::of_token(&info.url, &info.token, info.ca.as_deref()).await
     }
 
-    /// Connects with a token, and with certificates in PEM that vouch for the server.
+    /// Connects with a token, and with certificates in PEM that vouch for the server; the system's authorities do as well,
+    /// since a broker may be reached through a balancer (Submariner chapter 3.3).
     ///
     /// # Errors
     ///
@@ -110,7 +112,11 @@ impl Server {
             |error: &dyn std::error::Error| ConnectError::Client { url: url.to_owned(), reason: chain(error) };
         let kubeconfig: Kubeconfig = serde_json::from_value(kubeconfig).map_err(|error| unusable(&error))?;
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-        Self::of_config(config.map_err(|error| unusable(&error))?)
+        let mut config = config.map_err(|error| unusable(&error))?;
+        if let Some(authorities) = &mut config.root_cert {
+            authorities.extend(authorities::of_system());
+        }
+        Self::of_config(config)
     }
 
     fn of_config(mut config: Config) -> Result<Self, ConnectError> {

@@ -79,19 +79,28 @@ impl TokenClaims {
         Ok(claims)
     }
 
+    /// Tells whether a token with these claims was issued after `other`, to the same account.
+    pub(crate) fn succeeds(&self, other: &Self) -> bool {
+        let issued = |claims: &Self| claims.validity.map(|validity| validity.issued);
+        self.subject == other.subject && issued(self) > issued(other)
+    }
+
     /// Returns the namespace and the name of the account.
     pub(crate) fn account(&self) -> Option<(&str, &str)> {
         self.subject.strip_prefix("system:serviceaccount:")?.split_once(':')
     }
 
-    /// Decides at `now`: a token is renewed at a third of its life, so two failures in a row leave it valid.
-    pub fn renewal(&self, now: Timestamp) -> Renewal {
+    /// Decides at `now`: a token is renewed at a third of its life, so that weeks are left if that fails.
+    ///
+    /// `random` puts it off by up to a thirtieth, so that clusters that joined together do not ask together.
+    pub fn renewal(&self, now: Timestamp, random: u64) -> Renewal {
         let Some(Validity { issued, expires }) = self.validity else { return Renewal::Never };
         if now >= expires {
             return Renewal::Expired { since: expires };
         }
         let lifetime = expires.duration_since(issued).max(jiff::SignedDuration::ZERO).unsigned_abs();
-        let due = expires - lifetime * 2 / 3;
+        let thousandths = u32::try_from(random % 1001).expect("1000 is in range");
+        let due = expires - lifetime * 2 / 3 + lifetime / 30 * thousandths / 1000;
         if now < due { Renewal::At(due) } else { Renewal::Due { lifetime } }
     }
 }
@@ -119,15 +128,17 @@ mod tests {
             (5999, Renewal::Due { lifetime }),
             (6000, Renewal::Expired { since: at(6000) }),
         ] {
-            assert_eq!(claims.renewal(at(now)), expected, "at {now}");
+            assert_eq!(claims.renewal(at(now), 0), expected, "at {now}");
         }
+        assert_eq!(claims.renewal(at(3000), 500), Renewal::At(at(4050)));
+        assert_eq!(claims.renewal(at(4099), 1000), Renewal::At(at(4100)));
     }
 
     #[test]
     fn a_token_of_a_secret_never_expires() {
         let claims = TokenClaims::of(&token(r#"{"sub":"system:serviceaccount:ns:cluster-east"}"#)).unwrap();
         assert_eq!(claims.subject, "system:serviceaccount:ns:cluster-east");
-        assert_eq!(claims.renewal(at(1 << 37)), Renewal::Never);
+        assert_eq!(claims.renewal(at(1 << 37), 0), Renewal::Never);
     }
 
     #[test]
@@ -139,6 +150,6 @@ mod tests {
         }
         let backwards =
             TokenClaims::of(&token(r#"{"sub":"system:serviceaccount:n:a","iat":9000,"exp":6000}"#)).unwrap();
-        assert_eq!(backwards.renewal(at(5000)), Renewal::At(at(6000)));
+        assert_eq!(backwards.renewal(at(5000), 1000), Renewal::At(at(6000)));
     }
 }

@@ -83,16 +83,19 @@ pub(crate) async fn tokens_are_renewed(broker: &Broker) {
     assert_eq!(validity.expires, credentials.expires.unwrap());
     assert_eq!(validity.expires.duration_since(validity.issued).as_secs(), 30 * 24 * 60 * 60);
     let now = Timestamp::now();
-    assert!(matches!(claims.renewal(now), Renewal::At(_)));
-    let Renewal::Due { lifetime } = claims.renewal(now + 241.hours()) else { panic!("not due after ten days") };
+    assert!(matches!(claims.renewal(now, 0), Renewal::At(_)));
+    let Renewal::Due { lifetime } = claims.renewal(now + 241.hours(), 0) else { panic!("not due after ten days") };
 
     let own = Server::of_token(&broker.info.url, &credentials.token, broker.info.ca.as_deref()).await.unwrap();
-    let granted = renew(&own, &claims, lifetime).await.unwrap();
+    // The setting counts, not what the old token had.
+    let granted = renew(&own, &claims, lifetime / 2).await.unwrap();
     assert_ne!(granted.token, credentials.token);
+    assert!(granted.expires >= validity.expires, "{granted:?}");
     let renewed = broker.caller("west", granted.token.expose()).await;
     renewed.act(&Kind::CLUSTER, Act::List).await.unwrap();
     // Of its own account only, and no longer than the broker says.
-    let too_long = renew(&own, &claims, lifetime * 2).await.unwrap_err().to_string();
+    let too_long = own.request_token(&broker.info.namespace, "cluster-west", lifetime * 2).await;
+    let too_long = too_long.unwrap_err().to_string();
     assert!(too_long.contains("live at most 2592000 s"), "{too_long}");
     let others = TokenClaims { subject: claims.subject.replace("west", "east"), ..claims };
     let refused = renew(&own, &others, lifetime).await.unwrap_err().to_string();
@@ -174,7 +177,7 @@ pub(crate) async fn a_broker_of_subctl_is_joined_as_subctl_does(kubeconfig: &Pat
     let credentials = broker.join("east", "uid-of-east", &EAST).await.unwrap();
     assert_eq!(credentials.expires, None);
     let claims = TokenClaims::of(&credentials.token).unwrap();
-    assert_eq!(claims.renewal(Timestamp::now()), Renewal::Never);
+    assert_eq!(claims.renewal(Timestamp::now(), 0), Renewal::Never);
     let east = broker.caller("east", credentials.token.expose()).await;
     east.act(&Kind::CLUSTER, Act::Create(cluster("east", EAST[0], EAST[1]))).await.unwrap();
     let taken = broker.join("east", "uid-of-another", &["10.9.0.0/16"]).await.unwrap_err().to_string();

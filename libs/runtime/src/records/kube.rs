@@ -283,7 +283,7 @@ impl Namespace {
     }
 
     fn explained(&self, failure: Failure, asked: &Asked) -> StoreError {
-        failure.explained(asked, &self.server(), self.name())
+        failure.explained(asked, &self.inner.link.peer)
     }
 
     fn parsed<R: Record>(&self, object: DynamicObject) -> Result<R, StoreError> {
@@ -291,11 +291,11 @@ impl Namespace {
     }
 
     fn name(&self) -> &str {
-        &self.inner.link.namespace
+        &self.inner.link.peer.namespace
     }
 
     fn server(&self) -> String {
-        self.inner.link.server.clone()
+        self.inner.link.peer.server.clone()
     }
 }
 

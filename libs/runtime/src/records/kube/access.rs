@@ -1,7 +1,10 @@
 //! How an API server is reached: from a pod, by a kubeconfig, or with the files of a mounted Secret.
 //!
-//! Nothing secret is a text in this process's arguments. A token and an authority's certificate in files are read again
-//! within a minute after they changed; a kubeconfig is, whenever it changed, for the next request.
+//! Nothing secret is a text in this process's arguments. A pod's own token and authority are read again within a minute
+//! after they changed; a kubeconfig and the files of a mounted Secret are, whenever they changed, for the next request.
+//!
+//! A Secret is that of a broker, which is trusted if its certificate is by the Secret's authority or by one of the system's
+//! (Submariner chapter 3.3): it may be reached through a balancer that has a certificate of its own.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,8 +19,9 @@ use culvert_api::Resource;
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use super::answer::cause_of;
+use super::answer::{Peer, cause_of};
 use super::proxy;
+use crate::authorities;
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// Without a byte from the server; a watch ends by itself before.
@@ -47,7 +51,7 @@ pub enum Access {
     /// another one.
     Kubeconfig { file: Option<PathBuf>, context: Option<String> },
     /// At an address, `https://` being understood, with the files `token`, `ca.crt` and `namespace` of a directory; the
-    /// last two may be missing.
+    /// last two may be missing. The system's authorities are trusted as well as that of the directory.
     Secret { address: String, directory: PathBuf },
 }
 
@@ -61,15 +65,13 @@ impl Access {
 /// The way to a namespace.
 pub(super) struct Link {
     access: Access,
-    pub(super) namespace: String,
-    /// The server's address, for words.
-    pub(super) server: String,
+    pub(super) peer: Peer,
     current: Mutex<(Stamp, Client)>,
 }
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Link").field("server", &self.server).field("namespace", &self.namespace).finish_non_exhaustive()
+        f.debug_struct("Link").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
@@ -86,8 +88,9 @@ impl Link {
         let stamp = access.stamp();
         let config = access.config().await?;
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+        let peer = Peer { server, namespace, remedy: access.remedy() };
         let current = Mutex::new((stamp, client(config)?));
-        Ok(Self { access, namespace, server, current })
+        Ok(Self { access, peer, current })
     }
 
     /// Returns the client, a new one if the files it was made from have changed.
@@ -107,7 +110,7 @@ impl Link {
     pub(super) fn api(&self, client: Client, resource: Resource) -> Api<DynamicObject> {
         let (group, version) = resource.api_version.split_once('/').unwrap_or(("", resource.api_version));
         let kind = GroupVersionKind::gvk(group, version, resource.kind);
-        Api::namespaced_with(client, &self.namespace, &ApiResource::from_gvk_with_plural(&kind, resource.plural))
+        Api::namespaced_with(client, &self.peer.namespace, &ApiResource::from_gvk_with_plural(&kind, resource.plural))
     }
 }
 
@@ -126,7 +129,16 @@ impl Access {
         }
     }
 
-    /// Returns the state of those files that are read once and not again by themselves.
+    /// Returns what helps if the server does not accept who this is.
+    pub(super) fn remedy(&self) -> &'static str {
+        match self {
+            Self::Pod => "see that this pod's service account is still there",
+            Self::Kubeconfig { .. } => "get a kubeconfig with a valid token or certificate",
+            Self::Secret { .. } => "run `culvert join` again",
+        }
+    }
+
+    /// Returns the state of those files that are not read again by themselves, or only after a while.
     fn stamp(&self) -> Stamp {
         let files: Vec<PathBuf> = match self {
             Self::Pod => Vec::new(),
@@ -135,8 +147,7 @@ impl Access {
                 Some(files) => std::env::split_paths(&files).collect(),
                 None => std::env::home_dir().map(|home| home.join(".kube/config")).into_iter().collect(),
             },
-            // Whether there is an authority's certificate may change.
-            Self::Secret { directory, .. } => vec![directory.join("ca.crt")],
+            Self::Secret { directory, .. } => vec![directory.join("ca.crt"), directory.join("token")],
         };
         let stamp = |file: &PathBuf| {
             let metadata = fs::metadata(file).ok()?;
@@ -161,10 +172,7 @@ impl Access {
                 };
                 (read.map_err(|error| cause_of(&error))?, context.clone(), None)
             }
-            Self::Secret { address, directory } => {
-                let (kubeconfig, authority) = mounted(&https(address)?, directory)?;
-                (kubeconfig, None, authority)
-            }
+            Self::Secret { address, directory } => (mounted(&https(address)?, directory)?.0, None, None),
         };
         let own_proxy = proxy_of(&kubeconfig, context.as_deref());
         let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
@@ -175,6 +183,9 @@ impl Access {
             config.proxy_url = proxy::of_environment(host).and_then(|proxy| proxy.parse().ok());
         }
         config.root_cert_file = authority;
+        if let (Self::Secret { .. }, Some(authorities)) = (self, &mut config.root_cert) {
+            authorities.extend(authorities::of_system());
+        }
         config.connect_timeout = Some(CONNECT);
         config.read_timeout = Some(SILENCE);
         config.write_timeout = Some(SILENCE);
@@ -226,6 +237,19 @@ fn proxy_of(kubeconfig: &Kubeconfig, context: Option<&str>) -> Option<String> {
 mod tests {
     use super::*;
 
+    /// Of no server: `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 36500 -subj /CN=test`.
+    const AUTHORITY: &str = "\
+-----BEGIN CERTIFICATE-----\n\
+MIIBdTCCARugAwIBAgIUUoEdlWT7q5JjM/Sao1R3nFNU678wCgYIKoZIzj0EAwIw\n\
+DzENMAsGA1UEAwwEdGVzdDAgFw0yNjExMjUwNzQ4MThaGA8yMTI2MTEwMTA3NDgx\n\
+OFowDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABEC2\n\
+1KPKYYJsLHcU8EkYZPiZaghjm/iY+u6AuNUVhpPtItVIVBX8Sr3i6OO3d1a72Mbm\n\
+0E2kqetA1BtU0sKTYBWjUzBRMB0GA1UdDgQWBBQNnNQnJ2Hf9S+80xR9pyUfC/1+\n\
+FDAfBgNVHSMEGDAWgBQNnNQnJ2Hf9S+80xR9pyUfC/1+FDAPBgNVHRMBAf8EBTAD\n\
+AQH/MAoGCCqGSM49BAMCA0gAMEUCIQDFlBFrg0oMbirGrvneWmWxXQIaaKq8O46B\n\
+JHQfA5kjQQIgdQnAbFHz07O2dzZJ9jgPFCOYM86ku+Kq3M9955uZ8Ls=\n\
+-----END CERTIFICATE-----\n";
+
     fn secret(directory: &Path) -> Access {
         Access::Secret { address: "api.example.org:6443".to_owned(), directory: directory.to_owned() }
     }
@@ -240,7 +264,34 @@ mod tests {
         assert_eq!(config.cluster_url.to_string(), "https://api.example.org:6443/");
         let token = directory.path().join("token");
         assert_eq!(config.auth_info.token_file.as_deref(), token.to_str());
-        assert_eq!((config.root_cert, config.root_cert_file), (None, None));
+        assert_eq!((config.root_cert, config.root_cert_file), (None, None), "the system's authorities alone count");
+    }
+
+    #[tokio::test]
+    async fn the_authority_of_a_secret_counts_beside_those_of_the_system() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("token"), "t").unwrap();
+        fs::write(directory.path().join("ca.crt"), AUTHORITY).unwrap();
+
+        let config = secret(directory.path()).config().await.unwrap();
+
+        let trusted = config.root_cert.unwrap();
+        let system = authorities::of_system();
+        assert_eq!((trusted.len(), &trusted[1..]), (system.len() + 1, &system[..]));
+    }
+
+    #[tokio::test]
+    async fn a_token_that_was_renewed_is_used_for_the_next_request() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("token"), "first").unwrap();
+        fs::write(directory.path().join("ca.crt"), AUTHORITY).unwrap();
+        let link = Link::open(&Server { access: secret(directory.path()), namespace: None }).await.unwrap();
+        let before = link.current.lock().await.0.clone();
+        fs::write(directory.path().join("token"), "second").unwrap();
+
+        link.client().await.unwrap();
+
+        assert_ne!(link.current.lock().await.0, before);
     }
 
     #[tokio::test]

@@ -35,6 +35,16 @@ impl From<watcher::Error> for Failure {
     }
 }
 
+/// Who was asked.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    /// The server's address.
+    pub(super) server: String,
+    pub(super) namespace: String,
+    /// What helps if it does not accept who asks.
+    pub(super) remedy: &'static str,
+}
+
 /// What a server was asked for.
 #[derive(Debug)]
 pub(super) struct Asked {
@@ -89,16 +99,16 @@ impl Failure {
         matches!(self, Self::Status(status) if status.code == 410)
     }
 
-    pub(super) fn explained(self, asked: &Asked, server: &str, namespace: &str) -> StoreError {
+    pub(super) fn explained(self, asked: &Asked, peer: &Peer) -> StoreError {
         let Asked { verb, resource, group, object } = asked;
-        let server = server.to_owned();
+        let Peer { server, namespace, remedy } = peer.clone();
         let status = match self {
             Self::Status(status) => status,
             Self::Silent(cause) => return StoreError::Unreachable { server, cause },
         };
         let refused = |cause| StoreError::Refused { server: server.clone(), verb, object: object.clone(), cause };
         match status.code {
-            401 => refused("the token or certificate is not accepted: give this process a valid one (401)".to_owned()),
+            401 => refused(format!("the token or certificate is not accepted (401): {remedy}")),
             403 if status.reason == "Forbidden" || status.message.contains(" cannot ") => StoreError::Forbidden {
                 account: quoted_after(&status.message, "User ").unwrap_or("this account").into(),
                 // Not always what was asked for: to apply what is not there is to create it.
@@ -159,7 +169,22 @@ mod tests {
 
     fn text(failure: Failure) -> String {
         let asked = Asked::by_name::<Endpoint>("update", "west-1");
-        failure.explained(&asked, "https://api:6443", "submariner-operator").to_string()
+        failure.explained(&asked, &peer()).to_string()
+    }
+
+    fn peer() -> Peer {
+        Peer {
+            server: "https://api:6443".to_owned(),
+            namespace: "submariner-operator".to_owned(),
+            remedy: "run `culvert join` again",
+        }
+    }
+
+    #[test]
+    fn who_is_not_accepted_is_told_what_helps() {
+        let words = text(failure(json!({"code": 401, "reason": "Unauthorized", "message": "Unauthorized"})));
+        let expected = "refuses to update Endpoint west-1: the token or certificate is not accepted (401): run `culvert join` again";
+        assert!(words.ends_with(expected), "{words}");
     }
 
     #[test]
@@ -190,7 +215,7 @@ mod tests {
     fn a_server_that_is_not_well_counts_as_away() {
         for code in [429, 500, 503] {
             let error = failure(json!({"code": code, "message": "wait"}));
-            let error = error.explained(&Asked::all("list", Endpoint::RESOURCE), "s", "n");
+            let error = error.explained(&Asked::all("list", Endpoint::RESOURCE), &peer());
             assert!(error.is_away(), "{error}");
         }
         let silent = text(Failure::Silent("connection refused".to_owned()));

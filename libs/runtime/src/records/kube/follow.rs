@@ -39,7 +39,7 @@ pub(super) async fn run(link: Arc<Link>, resource: Resource, cache: Arc<Cache>) 
                         Some(Ok(event)) => {
                             if let Some(outage) = cache.handle(event) {
                                 let since = outage.since;
-                                tracing::info!(server = %link.server, resource = resource.plural, %since,
+                                tracing::info!(server = %link.peer.server, resource = resource.plural, %since,
                                     "Records can be followed again");
                             }
                         }
@@ -52,9 +52,9 @@ pub(super) async fn run(link: Arc<Link>, resource: Resource, cache: Arc<Cache>) 
         };
         if !failure.is_too_old() {
             let asked = Asked::all("watch", resource);
-            let error = failure.explained(&asked, &link.server, &link.namespace).to_string();
+            let error = failure.explained(&asked, &link.peer).to_string();
             if cache.fail(error.clone(), Timestamp::now()) {
-                tracing::warn!(server = %link.server, resource = resource.plural, error,
+                tracing::warn!(server = %link.peer.server, resource = resource.plural, error,
                     "Records cannot be followed and count as they were seen last");
             }
         }
