@@ -3,9 +3,9 @@
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::broker_args::{DeployBroker, RecoverBrokerInfo};
+use crate::contexts::Places;
 use crate::join_args::Join;
 use crate::uninstall::Uninstall;
-use culvert_runtime::flags::RecordsArgs;
 
 /// Joins the networks of clusters, and shows what joins them.
 #[derive(Debug, Parser)]
@@ -42,7 +42,7 @@ pub(crate) enum Command {
 pub(crate) struct Show {
     pub(crate) what: What,
     #[command(flatten)]
-    pub(crate) records: RecordsArgs,
+    pub(crate) places: Places,
     #[arg(long, short, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
@@ -69,7 +69,7 @@ pub(crate) enum What {
 pub(crate) struct Diagnose {
     pub(crate) what: Diagnosis,
     #[command(flatten)]
-    pub(crate) records: RecordsArgs,
+    pub(crate) places: Places,
     #[arg(long, short, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
@@ -116,7 +116,7 @@ mod tests {
             Args::try_parse_from(["culvert", "show", "connections", "--records", "/r", "--output", "json"]).unwrap();
         let Command::Show(show) = args.command else { panic!("not show: {args:?}") };
         assert_eq!((show.what, show.output), (What::Connections, Output::Json));
-        assert_eq!(show.records.records, Some("/r".into()));
+        assert_eq!(show.places.records.records, Some("/r".into()));
     }
 
     #[test]

@@ -126,7 +126,7 @@ fn row(network: &'static str, flag: &str, found: Option<Found>, announced: Optio
             found.place,
             found.cidrs.join(", ")
         ),
-        (Some(_), None) => "not announced: this cluster has no Cluster record yet".to_owned(),
+        (Some(_), None) => "not announced yet, since this cluster has no Cluster record".to_owned(),
         _ => String::new(),
     };
     let (discovered, said_by) = found.map(|found| (found.cidrs, found.place.to_owned())).unwrap_or_default();
@@ -139,7 +139,7 @@ pub(crate) fn versions(snapshot: &Snapshot) -> Vec<VersionRow> {
         set.into_iter().filter(|version| !version.is_empty()).map(str::to_owned).collect()
     };
     let gateways = snapshot.gateways.iter().map(|one| one.status.version.trim_start_matches("culvert-")).collect();
-    let agents = snapshot.route_agents.iter().map(|one| one.status.version.as_str()).collect();
+    let agents = snapshot.present_agents().map(|one| one.status.version.as_str()).collect();
     let survey = snapshot.survey.as_ref();
     let component = |component, daemon_set: Option<&Value>, running| {
         let (repository, configured) = daemon_set.and_then(image_of).map(split_image).unwrap_or_default();

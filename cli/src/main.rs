@@ -7,6 +7,7 @@ mod access;
 mod args;
 mod broker;
 mod broker_args;
+mod contexts;
 mod deployed;
 mod diagnose;
 mod join;
@@ -23,10 +24,12 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use culvert_runtime::Location;
 use culvert_runtime::flags::Surroundings;
 use culvert_runtime::shutdown::Shutdown;
 
-use crate::args::{Args, Command, What};
+use crate::args::{Args, Command, Diagnose, Show, What};
+use crate::contexts::{OfContext, Places};
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
@@ -50,7 +53,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What is printed, and whether a diagnosis found nothing wrong.
+/// What is printed, and whether nothing is wrong with what was looked at.
 struct Answer {
     text: String,
     healthy: bool,
@@ -72,31 +75,57 @@ fn run(args: &Args) -> anyhow::Result<Answer> {
             Ok(String::from_utf8(script)?)
         }
         Command::Version => Ok(format!("culvert {}\n", env!("CARGO_PKG_VERSION"))),
-        Command::Show(asked) => {
-            let location = asked.records.location(Surroundings::of_person())?;
-            let (snapshot, problems) = match asked.what {
-                What::Connections | What::Endpoints | What::Gateways => {
-                    runtime()?.block_on(snapshot::read(&location))?
-                }
-                What::Networks | What::Versions | What::Brokers | What::All => {
-                    runtime()?.block_on(snapshot::read_all(&location))?
-                }
-            };
-            for problem in problems {
-                eprintln!("warning: {}", table::printable(&problem));
-            }
-            let view = view::View::of(&snapshot, asked.what, jiff::Timestamp::now());
-            show::render(&view, asked.output, std::io::stdout().is_terminal())
-        }
-        Command::Diagnose(asked) => {
-            let location = asked.records.location(Surroundings::of_person())?;
-            let (snapshot, problems) = runtime()?.block_on(snapshot::read_all(&location))?;
-            let report = diagnose::Report::of(&snapshot, problems, asked.what, jiff::Timestamp::now())?;
-            let text = report.render(asked.output, std::io::stdout().is_terminal())?;
-            return Ok(Answer { text, healthy: report.healthy });
-        }
+        Command::Show(asked) => return show(asked),
+        Command::Diagnose(asked) => return diagnose(asked),
     };
     Ok(Answer { text: text?, healthy: true })
+}
+
+fn show(asked: &Show) -> anyhow::Result<Answer> {
+    let brief = matches!(asked.what, What::Connections | What::Endpoints | What::Gateways);
+    let terminal = std::io::stdout().is_terminal();
+    let (found, complete) = each(&asked.places, async |location| {
+        let (snapshot, problems) = match brief {
+            true => snapshot::read(location).await?,
+            false => snapshot::read_all(location).await?,
+        };
+        for problem in problems {
+            eprintln!("warning: {}", table::printable(&problem));
+        }
+        Ok(view::View::of(&snapshot, asked.what, jiff::Timestamp::now()))
+    })?;
+    let text = contexts::render(&found, asked.output, |view| show::tables(view, terminal))?;
+    Ok(Answer { text, healthy: complete })
+}
+
+fn diagnose(asked: &Diagnose) -> anyhow::Result<Answer> {
+    let terminal = std::io::stdout().is_terminal();
+    let (found, complete) = each(&asked.places, async |location| {
+        let (snapshot, problems) = snapshot::read_all(location).await?;
+        diagnose::Report::of(&snapshot, problems, asked.what, jiff::Timestamp::now())
+    })?;
+    let text = contexts::render(&found, asked.output, |report| report.lines(terminal))?;
+    Ok(Answer { text, healthy: complete && found.iter().all(|(_, report)| report.healthy) })
+}
+
+/// Looks at each cluster that is meant; `false` if not all of several could be looked at, which was said then.
+fn each<T>(
+    places: &Places,
+    look: impl AsyncFn(&Location) -> anyhow::Result<T>,
+) -> anyhow::Result<(Vec<OfContext<T>>, bool)> {
+    let runtime = runtime()?;
+    let (mut found, mut complete) = (Vec::new(), true);
+    for (context, location) in places.locations(Surroundings::of_person())? {
+        match (runtime.block_on(look(&location)), &context) {
+            (Ok(one), _) => found.push((context, one)),
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(name)) => {
+                eprintln!("error: context {name}: {error:#}");
+                complete = false;
+            }
+        }
+    }
+    Ok((found, complete))
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

@@ -1,22 +1,11 @@
-//! Writes what was asked for as a table, JSON or YAML.
+//! Writes what was asked for as tables.
 
-use anyhow::Context;
-
-use crate::args::Output;
 use crate::deployed::{NetworksView, brokers_table, versions_table};
 use crate::table::{self, Cell, Colour};
 use crate::view::{ConnectionRow, EndpointRow, GatewayRow, Place, RowStatus, View};
 
-/// Returns `view` in the form of `output`; `colours` count for tables only.
-pub(crate) fn render(view: &View, output: Output, colours: bool) -> anyhow::Result<String> {
-    match output {
-        Output::Table => Ok(tables(view, colours)),
-        Output::Json => Ok(serde_json::to_string_pretty(view).context("could not write JSON")? + "\n"),
-        Output::Yaml => serde_yaml_ng::to_string(view).context("could not write YAML"),
-    }
-}
-
-fn tables(view: &View, colours: bool) -> String {
+/// Returns the tables that were asked for.
+pub(crate) fn tables(view: &View, colours: bool) -> String {
     let parts = [
         view.gateways.as_deref().map(gateways),
         view.endpoints.as_deref().map(endpoints),

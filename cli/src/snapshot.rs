@@ -4,9 +4,11 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Error, Result};
-use culvert_api::{Cluster, Endpoint, Gateway, Record, RouteAgent, labels};
+use culvert_api::{Cluster, Endpoint, Gateway, Record, RouteAgent, labels, object_name};
 use culvert_runtime::{self as runtime, Location, Records, StoreError};
+use culvert_setup::manifests::ROUTE_AGENT;
 use culvert_setup::{Access, BrokerSeen, Kind, Server, Survey};
+use serde_json::Value;
 
 /// What is known of a cluster.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -37,6 +39,19 @@ impl Snapshot {
             true => !record.metadata().labels.as_ref().is_some_and(|all| all.contains_key(labels::CLUSTER_ID)),
             false => own.contains(id),
         }
+    }
+
+    /// Returns the records of the route agents that are there. A record does not tell when it was written, and nobody
+    /// deletes that of a node that is gone: on Kubernetes those count whose node has a pod.
+    pub(crate) fn present_agents(&self) -> impl Iterator<Item = &RouteAgent> {
+        let node = |pod: &Value| {
+            let own = pod["metadata"]["labels"]["app"] == ROUTE_AGENT;
+            pod["spec"]["nodeName"].as_str().filter(|_| own).map(object_name)
+        };
+        let nodes: Option<BTreeSet<String>> =
+            self.survey.as_ref().map(|survey| survey.pods.iter().filter_map(node).collect());
+        let present = move |agent: &&RouteAgent| nodes.as_ref().is_none_or(|nodes| nodes.contains(agent.name()));
+        self.route_agents.iter().filter(present)
     }
 }
 

@@ -11,7 +11,7 @@ use culvert_api::{Cluster, Endpoint, Record, Resource};
 use culvert_broker::{Failure, SyncError, Syncer};
 use culvert_model::{ClusterId, ForeignSubnets};
 use culvert_runtime::Records;
-use culvert_runtime::reconcile::{Backoff, INTERVAL, Wake, settle_after};
+use culvert_runtime::reconcile::{Backoff, INTERVAL, SETTLE, Wake, rest_after};
 use culvert_runtime::task::{Ended, Task};
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -116,15 +116,16 @@ async fn run(
                 retry.after(failed)
             }
         };
-        let settle = settle_after(began.elapsed());
+        let rested = tokio::time::Instant::now() + rest_after(began.elapsed());
+        let settled = async || tokio::time::sleep_until(rested.max(tokio::time::Instant::now() + SETTLE)).await;
         tokio::select! {
             changed = wanted.changed() => {
                 if changed.is_err() {
                     return;
                 }
             }
-            () = local_changes.changed() => tokio::time::sleep(settle).await,
-            () = broker_changes.changed() => tokio::time::sleep(settle).await,
+            () = local_changes.changed() => settled().await,
+            () = broker_changes.changed() => settled().await,
             () = tokio::time::sleep(pause.min(HEALING)) => {}
         }
     }
@@ -143,6 +144,9 @@ fn tell(outcome: &watch::Sender<Outcome>, complaints: Vec<String>, passes: u64, 
 /// A pass at least this often: absences at a broker that lost its records are judged by time.
 const HEALING: Duration = Duration::from_secs(10);
 
+/// After a failure: other clusters may be waiting for what could not be written.
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+
 /// When the next pass comes after one in which something failed.
 #[derive(Debug, Default)]
 struct Retry {
@@ -152,7 +156,7 @@ struct Retry {
 
 impl Retry {
     /// Takes what failed in a pass and returns the time to the next: 250 ms if any of it did not fail in the pass before,
-    /// otherwise twice as long as the last time, 30 s at most and if nothing failed.
+    /// otherwise twice as long as the last time, 5 s at most; 30 s if nothing failed.
     fn after(&mut self, failed: BTreeSet<String>) -> Duration {
         if !failed.is_subset(&self.failing) {
             self.backoff.succeeded();
@@ -162,7 +166,7 @@ impl Retry {
             self.backoff.succeeded();
             return INTERVAL;
         }
-        self.backoff.failed()
+        self.backoff.failed().min(LONGEST_RETRY)
     }
 }
 
@@ -222,7 +226,7 @@ mod tests {
             assert_eq!(retry.after(failed(names)), Duration::from_millis(milliseconds), "{names:?}");
         }
         let lasting = (0..20).map(|_| retry.after(failed(&["Endpoint east-1 (broker)"]))).last();
-        assert_eq!(lasting, Some(INTERVAL));
+        assert_eq!(lasting, Some(LONGEST_RETRY));
     }
 
     async fn complaints(exchange: &mut Exchange, are_there: bool) -> bool {

@@ -475,7 +475,8 @@ impl Gateway {
             reports: &report.cables,
             totals: report.totals,
             kernel_drops: &kernel_drops,
-            is_away: (self.records.outage().is_some(), self.exchange.as_ref().is_some_and(Exchange::is_away)),
+            cluster_is_away: self.records.outage().is_some(),
+            broker_is_away: self.exchange.as_ref().is_some_and(Exchange::is_away),
             sync_passes: self.exchange.as_ref().map_or(0, |exchange| exchange.outcome().passes),
         });
         if !self.published.is_due(&status, Instant::now()) {

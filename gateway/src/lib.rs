@@ -36,7 +36,7 @@ use culvert_netstate::State;
 use culvert_netstate::own::{Owner, WIREGUARD_LINK};
 use culvert_runtime::Records;
 use culvert_runtime::memory;
-use culvert_runtime::reconcile::{Pass, SETTLE, Wake, settle_after};
+use culvert_runtime::reconcile::{Pass, Wake, rest_after};
 use culvert_runtime::shutdown::Shutdown;
 
 use crate::config::Config;
@@ -141,10 +141,8 @@ async fn reconcile(gateway: &mut Gateway, wake: &Wake, shutdown: &Shutdown) -> a
         let outcome = gateway.pass().await?;
         let ended = Instant::now();
         let next_pass = next_pass(outcome, gateway.poll_timeout(), ended);
-        let (settle, rest) = match outcome {
-            Pass::Done => (settle_after(ended - began), settle_after(ended - began) - SETTLE),
-            Pass::Failed => (RETRY, Duration::ZERO),
-        };
+        let rested = ended + rest_after(ended - began);
+        let soonest = if outcome == Pass::Done { rested } else { ended + RETRY };
         loop {
             if Instant::now() >= next_heartbeat {
                 gateway.heartbeat().await;
@@ -153,9 +151,9 @@ async fn reconcile(gateway: &mut Gateway, wake: &Wake, shutdown: &Shutdown) -> a
             let deadline = next_pass.min(next_heartbeat);
             tokio::select! {
                 () = shutdown.requested() => return Ok(()),
-                // News of a cable are looked at without delay, unless passes are so long that this would be all they do.
-                () = gateway.changed() => tokio::time::sleep_until((ended + rest).into()).await,
-                () = wake.settled(settle, (deadline + Duration::from_secs(1)).into()) => {}
+                // News of a cable are looked at without settling.
+                () = gateway.changed() => tokio::time::sleep_until(rested.into()).await,
+                () = wake.settled(soonest.into(), (deadline + Duration::from_secs(1)).into()) => {}
                 () = tokio::time::sleep_until(deadline.into()) => {
                     if Instant::now() < next_pass {
                         continue;

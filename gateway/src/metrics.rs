@@ -135,8 +135,9 @@ pub(crate) struct Update<'a> {
     pub(crate) totals: Totals,
     /// Packets by nft counter.
     pub(crate) kernel_drops: &'a BTreeMap<String, (u64, u64)>,
-    /// Whether the cluster's own API server, and the broker's, cannot be followed.
-    pub(crate) is_away: (bool, bool),
+    /// Whether the cluster's own API server cannot be followed.
+    pub(crate) cluster_is_away: bool,
+    pub(crate) broker_is_away: bool,
     pub(crate) sync_passes: u64,
 }
 
@@ -177,8 +178,7 @@ impl Metrics {
             }
         }
         self.update_dropped(update);
-        let (own, broker) = update.is_away;
-        for (store, is_away) in [("cluster", own), ("broker", broker)] {
+        for (store, is_away) in [("cluster", update.cluster_is_away), ("broker", update.broker_is_away)] {
             self.outage.get_or_create(&StoreLabels { store }).set(i64::from(is_away));
         }
         self.sync_iterations.set(signed(update.sync_passes));

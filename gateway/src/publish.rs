@@ -12,7 +12,7 @@ use culvert_gateway_core::cables::{Choice, Choices};
 use culvert_gateway_core::health::RoundTrips;
 use culvert_gateway_core::status::{self, Evidence, Status, connection_status};
 use culvert_model::{CableName, CableReport, clipped};
-use culvert_runtime::reconcile::status_pause;
+use culvert_runtime::reconcile::Restraint;
 use jiff::Timestamp;
 
 use crate::leadership::Leadership;
@@ -113,27 +113,22 @@ pub(crate) fn gateway_record(node: &str, status: GatewayStatus) -> Gateway {
 #[derive(Debug, Default)]
 pub(crate) struct Published {
     status: Option<GatewayStatus>,
-    /// Until when the record stays as it is, unless this gateway becomes the active one or ceases to be.
-    pause: Option<Instant>,
-    /// The record says less than is known.
-    is_behind: bool,
+    restraint: Restraint,
 }
 
 impl Published {
-    /// Tells whether `status` is to be written now.
+    /// Tells whether `status` is to be written now; who is the active gateway never waits.
     pub(crate) fn is_due(&mut self, status: &GatewayStatus, now: Instant) -> bool {
         let (is_news, is_urgent) = match &self.status {
             Some(written) => (differs(written, status), written.ha_status != status.ha_status),
             None => (true, true),
         };
-        let pauses = self.pause.is_some_and(|until| now < until);
-        self.is_behind = is_news && !is_urgent && pauses;
-        is_news && !self.is_behind
+        !self.restraint.holds_back(is_news && !is_urgent, now) && is_news
     }
 
     /// Takes what was written.
     pub(crate) fn handle_written(&mut self, status: GatewayStatus, now: Instant) {
-        self.pause = Some(now + status_pause(status.connections.len()));
+        self.restraint.handle_written(status.connections.len(), now);
         self.status = Some(status);
     }
 
@@ -144,16 +139,16 @@ impl Published {
 
     /// Returns when the record is to catch up with what is known.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.pause.filter(|_| self.is_behind)
+        self.restraint.poll_timeout()
     }
 }
 
-/// Tells whether two statuses differ in more than round-trip times, which change all the time.
+/// Tells whether two statuses differ in more than round-trip times, which change all the time; the first one is news.
 fn differs(old: &GatewayStatus, new: &GatewayStatus) -> bool {
     let strip = |status: &GatewayStatus| {
         let mut status = status.clone();
         for connection in &mut status.connections {
-            connection.latency_rtt = None;
+            connection.latency_rtt = connection.latency_rtt.take().map(|_| LatencyRtt::default());
         }
         status
     };
@@ -198,6 +193,23 @@ mod tests {
         assert!(!published.is_due(&status(2, ""), later));
         published.forget();
         assert!(published.is_due(&status(2, ""), later));
+    }
+
+    #[test]
+    fn of_round_trip_times_only_the_first_is_news() {
+        let start = Instant::now();
+        let mut published = written(&status(1, ""), start);
+        let measured = |milliseconds| {
+            let mut status = status(1, "");
+            let time = Duration::from_millis(milliseconds);
+            status.connections[0].latency_rtt =
+                Some(LatencyRtt::from_durations(time, time, time, time, Duration::ZERO));
+            status
+        };
+        let later = start + Duration::from_secs(3);
+        assert!(published.is_due(&measured(1), later));
+        published.handle_written(measured(1), later);
+        assert!(!published.is_due(&measured(2), later + Duration::from_secs(3)));
     }
 
     #[test]

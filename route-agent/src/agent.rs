@@ -13,7 +13,7 @@ use culvert_model::{Addresses, IpFamily, clipped};
 use culvert_netstate::State;
 use culvert_route_agent_core::{Inputs, desired, targets};
 use culvert_runtime::Records;
-use culvert_runtime::reconcile::{Pass, Wake, status_pause};
+use culvert_runtime::reconcile::{Pass, Restraint, Wake};
 use ipnet::IpNet;
 
 use crate::config::Config;
@@ -43,10 +43,7 @@ pub(crate) struct Agent {
     store_away: bool,
     ready: bool,
     published: Option<Instant>,
-    /// Until when the node's record stays as it was written last.
-    pause: Option<Instant>,
-    /// The record says less than is known; a pass comes when its pause is over.
-    is_behind: bool,
+    restraint: Restraint,
     wake: Wake,
     /// Remote subnets to which no flow is translated any more.
     kept: BTreeSet<IpNet>,
@@ -65,8 +62,7 @@ impl Agent {
             store_away: false,
             ready: false,
             published: None,
-            pause: None,
-            is_behind: false,
+            restraint: Restraint::default(),
             wake,
             kept: BTreeSet::new(),
         }
@@ -187,11 +183,10 @@ impl Agent {
         let found = known.agents.get(&status::record_name(&self.config));
         let record: RouteAgent = report.record(found);
         let fresh = self.published.is_some_and(|time| time.elapsed() < REFRESH);
-        if fresh && found.is_some_and(|found| status::same_but_times(found, &record)) {
-            return true;
-        }
-        if let Some(until) = self.pause.filter(|until| Instant::now() < *until) {
-            if !std::mem::replace(&mut self.is_behind, true) {
+        let is_news = !fresh || found.is_none_or(|found| !status::same_but_times(found, &record));
+        let waited = self.restraint.poll_timeout().is_some();
+        if self.restraint.holds_back(is_news, Instant::now()) {
+            if let Some(until) = self.restraint.poll_timeout().filter(|_| !waited) {
                 let wake = self.wake.clone();
                 tokio::spawn(async move {
                     tokio::time::sleep_until(until.into()).await;
@@ -200,11 +195,13 @@ impl Agent {
             }
             return true;
         }
-        self.is_behind = false;
+        if !is_news {
+            return true;
+        }
         match self.records.apply(&record).await {
             Ok(_) => {
                 self.published = Some(Instant::now());
-                self.pause = Some(Instant::now() + status_pause(record.status.remote_endpoints.len()));
+                self.restraint.handle_written(record.status.remote_endpoints.len(), Instant::now());
                 true
             }
             Err(error) => {

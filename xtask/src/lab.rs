@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::{cargo, need_root, packages, succeed, target_directory};
 
-/// Runs the lab; `args` are its own: `up`, `down`, `status` or `kubeconfig`, and their flags.
+/// Runs the lab; `args` are its own: `up`, `down`, `status`, `load` or `kubeconfig`, and their flags.
 pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
     need_root("lab")?;
     packages::install(packages::Purpose::Kubernetes)?;

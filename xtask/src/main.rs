@@ -38,7 +38,7 @@ enum Chore {
     },
     /// Brings real Kubernetes clusters up on this machine, or takes them down; needs root.
     Lab {
-        /// What the lab takes: up, down, status, kubeconfig; `up --help` tells all.
+        /// What the lab takes: up, down, status, load, kubeconfig; `up --help` tells all.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use culvert_api::{Cluster, ClusterSpec, Endpoint, Record, endpoint_record, labels, ports};
 use culvert_model::{Backend, CableKind, ClusterId, PublicKey, cable_name};
+use culvert_netns_tests::kubernetes::BROKER_NAMESPACE;
 use culvert_runtime::{Access, Location, Records, Server, StoreError};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use ipnet::{IpNet, Ipv4Net};
@@ -18,7 +19,6 @@ use tokio::runtime::Runtime;
 
 /// Clusters that are written at the same time.
 const WRITERS: usize = 16;
-const BROKER_NAMESPACE: &str = "submariner-k8s-broker";
 /// Where NAT discovery is answered.
 const NAT_DISCOVERY: u16 = 4490;
 

@@ -16,6 +16,9 @@ use super::{Cause, Check, ago, see_log};
 use crate::snapshot::Snapshot;
 use crate::view::{node, silence, written};
 
+/// How the message of a cable begins that was not heard through yet.
+const WAITING: &str = "waiting for the first answer";
+
 /// Returns what is found: of the gateway, of the broker, and of each other cluster.
 pub(super) fn checks(snapshot: &Snapshot, now: Timestamp) -> Vec<Check> {
     let gateway = active_gateway(snapshot, now);
@@ -183,11 +186,15 @@ fn cluster_check(snapshot: &Snapshot, gateway: &Gateway, cluster: &str) -> Check
         return Check::failed(subject, no_connection(connection, &gateway.status.local_endpoint));
     }
     // Submariner counts bytes in the message.
-    let message = connection.status_message.as_str();
+    let message = match connection.status_message.split_once("; ") {
+        // What is not carried outlasts the wait.
+        Some((first, refused)) if first.starts_with(WAITING) => refused,
+        _ => connection.status_message.as_str(),
+    };
     if let Some(cause) = nodes_cut_off(snapshot, gateway, cluster) {
         return Check::failed(subject, cause);
     }
-    if message.starts_with("waiting for the first answer") {
+    if message.starts_with(WAITING) {
         return Check::warning(subject, Cause::new(format!("connected, but {message}"), "ask again in some seconds"));
     }
     if !message.is_empty() && !message.starts_with("Rx=") {
@@ -279,7 +286,7 @@ fn way_to(spec: &EndpointSpec) -> String {
 
 /// Returns which nodes do not reach a cluster that the gateway reaches.
 fn nodes_cut_off(snapshot: &Snapshot, gateway: &Gateway, cluster: &str) -> Option<Cause> {
-    let cut_off = snapshot.route_agents.iter().filter_map(|agent| {
+    let cut_off = snapshot.present_agents().filter_map(|agent| {
         let mut ways = agent.status.remote_endpoints.iter();
         ways.find(|way| way.spec.cluster_id == cluster && way.status == ConnectionStatus::Error)
             .map(|way| (agent.name(), way.status_message.as_str()))

@@ -86,8 +86,8 @@ fn not_ready(survey: &Survey) -> Option<Cause> {
     };
     let names: Vec<&str> = gateways().filter(|node| !ready(node)).map(name_of).collect();
     (!names.is_empty() && names.len() == gateways().count()).then(|| {
-        let names = names.join(", ");
-        Cause::new(format!("no gateway node is ready: {names}"), format!("kubectl describe node {names}"))
+        let way_out = format!("kubectl describe node {}", names.join(" "));
+        Cause::new(format!("no gateway node is ready: {}", names.join(", ")), way_out)
     })
 }
 
@@ -192,7 +192,7 @@ fn route_agents(snapshot: &Snapshot, survey: &Survey) -> Check {
     let pods = pods_of(survey, ROUTE_AGENT);
     let nodes: BTreeSet<String> =
         pods.iter().filter_map(|pod| pod["spec"]["nodeName"].as_str().map(object_name)).collect();
-    let agents = || snapshot.route_agents.iter().filter(|agent| nodes.contains(agent.name()));
+    let agents = || snapshot.present_agents();
     let silent: Vec<&str> =
         nodes.iter().map(String::as_str).filter(|node| !agents().any(|agent| agent.name() == *node)).collect();
     if !silent.is_empty() {
@@ -215,7 +215,7 @@ fn versions(snapshot: &Snapshot, survey: &Survey) -> Check {
     let images: BTreeSet<&str> =
         [&survey.gateway, &survey.route_agent].into_iter().flatten().filter_map(image_of).collect();
     let gateways = snapshot.gateways.iter().map(|one| one.status.version.trim_start_matches("culvert-"));
-    let agents = snapshot.route_agents.iter().map(|one| one.status.version.as_str());
+    let agents = snapshot.present_agents().map(|one| one.status.version.as_str());
     let running: BTreeSet<&str> = gateways.chain(agents).filter(|version| !version.is_empty()).collect();
     let list = |set: &BTreeSet<&str>| set.iter().copied().collect::<Vec<_>>().join(", ");
     let own = env!("CARGO_PKG_VERSION");

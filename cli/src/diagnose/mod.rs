@@ -7,12 +7,12 @@
 mod connections;
 mod deployment;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use culvert_setup::names::OPERATOR_NAMESPACE;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::args::{Diagnosis, Output};
+use crate::args::Diagnosis;
 use crate::snapshot::Snapshot;
 use crate::table::printable;
 
@@ -111,13 +111,9 @@ impl Report {
         Ok(Self { healthy: checks.iter().all(|check| check.verdict != Verdict::Failed), checks })
     }
 
-    /// Returns one line for each check, or all as data; signs and colours count on a terminal only.
-    pub(crate) fn render(&self, output: Output, terminal: bool) -> Result<String> {
-        match output {
-            Output::Table => Ok(self.checks.iter().map(|check| check.line(terminal)).collect()),
-            Output::Json => Ok(serde_json::to_string_pretty(self).context("could not write JSON")? + "\n"),
-            Output::Yaml => serde_yaml_ng::to_string(self).context("could not write YAML"),
-        }
+    /// Returns one line for each check, with signs and colours if it is for a terminal.
+    pub(crate) fn lines(&self, terminal: bool) -> String {
+        self.checks.iter().map(|check| check.line(terminal)).collect()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Each cause of a broken membership, made in a snapshot of one that is well, is the one that is named.
 
+mod outlived;
+
 use std::collections::BTreeMap;
 
 use culvert_api::{
@@ -195,7 +197,7 @@ fn assert_found(asked: Diagnosis, name: &str, damage: Break, texts: &[&str]) {
 
 #[test]
 fn all_is_well_in_words() {
-    let text = report(&well(), Diagnosis::All).render(Output::Table, false).unwrap();
+    let text = report(&well(), Diagnosis::All).lines(false);
     insta::assert_snapshot!(text);
 }
 
@@ -443,7 +445,7 @@ fn what_may_be_meant_is_a_warning_and_no_failure() {
         damage(&mut snapshot);
         let report = report(&snapshot, Diagnosis::All);
         assert!(report.healthy, "{texts:?}: {report:?}");
-        let text = report.render(Output::Table, false).unwrap();
+        let text = report.lines(false);
         let warned = text.lines().any(|line| line.starts_with("warning") && texts.iter().all(|one| line.contains(one)));
         assert!(warned, "{texts:?} in\n{text}");
     }
@@ -483,9 +485,9 @@ fn a_cluster_that_left_and_a_set_of_one_are_no_troubles() {
 fn a_record_that_cannot_be_read_is_a_failure_and_no_terminal_is_steered() {
     let report = Report::of(&well(), vec!["Endpoint \x1b[2J".to_owned()], Diagnosis::Connections, now()).unwrap();
     assert!(!report.healthy);
-    let text = report.render(Output::Table, true).unwrap();
+    let text = report.lines(true);
     assert!(text.contains("✗") && text.contains("✓") && !text.contains("\x1b[2J"), "{text}");
-    let json: Value = serde_json::from_str(&report.render(Output::Json, false).unwrap()).unwrap();
+    let json: Value = serde_json::to_value(&report).unwrap();
     assert_eq!((&json["healthy"], &json["checks"][0]["verdict"]), (&json!(false), &json!("failed")));
     assert_eq!(json["checks"][0]["wayOut"], "correct or delete that record");
 }

@@ -9,7 +9,8 @@ use culvert_runtime::{Location, Records};
 use jiff::Timestamp;
 
 use super::*;
-use crate::args::What;
+use crate::args::{Output, What};
+use crate::contexts::render;
 use crate::snapshot::{Snapshot, read};
 
 const NOW: i64 = 1_700_000_000;
@@ -66,7 +67,7 @@ fn connections() -> Vec<Connection> {
 
 fn shown(snapshot: &Snapshot, what: What, output: Output) -> String {
     let view = View::of(snapshot, what, Timestamp::from_second(NOW).unwrap());
-    render(&view, output, false).unwrap()
+    render(&[(None, view)], output, |view| tables(view, false)).unwrap()
 }
 
 fn clusterset() -> Snapshot {

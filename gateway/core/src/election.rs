@@ -1,10 +1,13 @@
 //! Decides which gateway of a cluster is the active one, over a lease that all of them see.
 //!
-//! The rules are client-go's `leaderelection`: whoever holds the lease renews it, though not at every look; another one takes it over only after it
-//! has stood unchanged for its whole duration by the other's *own* monotonic clock, so wall clocks need not agree. The
-//! holder stops being active when its renew deadline has passed since the *start* of its last successful write,
-//! whatever the store says; that is before anyone can take over, as long as clocks differ in rate by less than
-//! lease duration / renew deadline.
+//! The rules are client-go's `leaderelection`: whoever holds the lease renews it, though not at every look; another one
+//! takes it over only after it has stood unchanged for its whole duration by the other's *own* monotonic clock, so wall
+//! clocks need not agree. The holder stops being active when its renew deadline has passed since the *start* of its last
+//! successful write, whatever the store says; that is before anyone can take over, as long as clocks differ in rate by
+//! less than lease duration / renew deadline.
+//!
+//! Beyond client-go's rules: after reading has failed, nobody takes over before the holder had time to try again, since a
+//! store that was away tells nothing of him. He forwards all the while, and his return costs no packet.
 //!
 //! The caller, whenever [`Election::poll_timeout`] says so or the lease changes: looks at the lease, gives it to
 //! [`Election::handle_observed`], does what [`Election::poll_transmit`] returns by compare-and-swap against the version
@@ -54,6 +57,9 @@ pub enum TimingError {
     )]
     RetryNotBelowDeadline { retry_period: Duration, renew_deadline: Duration },
 }
+
+/// Retry periods for which the holder is waited for once the lease can be read again.
+const PATIENCE: u32 = 3;
 
 impl ElectionTiming {
     /// Returns how often the holder renews: in the middle of its deadline, which leaves as long to try again.
@@ -143,6 +149,8 @@ pub struct Election {
     timing: ElectionTiming,
     /// Another's lease as last seen, and since when it has stood like that.
     rival: Option<(LeaseView, Instant)>,
+    /// Since when the lease can be read again; `None` while it cannot.
+    in_sight: Option<Instant>,
     /// What the next write may rest on; used once.
     fresh: Option<Observed>,
     /// The write under way, and when it began.
@@ -167,6 +175,7 @@ impl Election {
             identity,
             timing,
             rival: None,
+            in_sight: None,
             fresh: None,
             pending: None,
             renewed: None,
@@ -191,6 +200,7 @@ impl Election {
     /// Takes the lease as it was read; `now` is after reading.
     pub fn handle_observed(&mut self, observed: Observed, now: Instant) {
         self.plan_observation(now);
+        self.in_sight = (observed != Observed::Failed).then(|| self.in_sight.unwrap_or(now));
         match &observed {
             Observed::Lease(view) if self.holds(view) => self.rival = None,
             Observed::Lease(view) => {
@@ -295,7 +305,8 @@ impl Election {
         self.rival.as_ref().is_some_and(|(view, since)| {
             let held = view.holder.as_ref().is_some_and(|holder| !holder.is_empty());
             let duration = view.duration.filter(|duration| !duration.is_zero()).unwrap_or(self.timing.lease_duration);
-            held && now.saturating_duration_since(*since) < duration
+            let may_try_again = self.in_sight.is_none_or(|since| now < since + self.timing.retry_period * PATIENCE);
+            held && (now.saturating_duration_since(*since) < duration || may_try_again)
         })
     }
 

@@ -338,3 +338,19 @@ proptest! {
         prop_assert!(ever_active);
     }
 }
+
+#[test]
+fn a_store_that_was_away_is_no_reason_to_take_over_from_whoever_could_not_write_to_it() {
+    let start = Instant::now();
+    let mut standby = node(start);
+    assert_eq!(step(&mut standby, lease("b", 1), Written::Done, start), None);
+    assert_eq!(step(&mut standby, Observed::Failed, Written::Done, start + SECOND * 10), None);
+
+    let back = start + SECOND * 100;
+    assert_eq!(step(&mut standby, lease("b", 1), Written::Done, back), None, "the holder has not had his turn");
+    let mut other = standby.clone();
+    assert_eq!(step(&mut other, lease("b", 2), Written::Done, back + SECOND * 4), None, "he is there again");
+    assert_eq!(step(&mut other, lease("b", 2), Written::Done, back + SECOND * 6), None);
+    let taken = step(&mut standby, lease("b", 1), Written::Done, back + SECOND * 6);
+    assert_eq!(taken, Some(LeaseWriteKind::TakeOver), "he is not");
+}

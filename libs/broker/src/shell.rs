@@ -124,7 +124,7 @@ impl Syncer {
             absences_count: self.absences.count(),
             now: clock,
         });
-        self.apply(&plan, &mut report).await;
+        self.apply(&plan, &local, &broker, &mut report).await;
         report.refused = plan.refused;
         self.tell(&report);
         Ok(report)
@@ -140,31 +140,35 @@ impl Syncer {
         let local = read(&self.local, &mut report.problems).await;
         let broker = read(&self.broker, &mut report.problems).await;
         let empty = Side::default();
-        let plan = sync::departure_plan(&self.own, local.as_ref().unwrap_or(&empty), broker.as_ref().unwrap_or(&empty));
-        self.apply(&plan, &mut report).await;
+        let (local_side, broker_side) = (local.as_ref().unwrap_or(&empty), broker.as_ref().unwrap_or(&empty));
+        let plan = sync::departure_plan(&self.own, local_side, broker_side);
+        self.apply(&plan, local_side, broker_side, &mut report).await;
         local.map_err(SyncError::Local)?;
         broker.map_err(SyncError::Broker)?;
         if report.failed.is_empty() { Ok(report) } else { Err(SyncError::Left(report.failed)) }
     }
 
-    /// Writes what is new before deleting what is old, so that a cluster whose gateway changed is never without one, and
-    /// deletes a Cluster last, so that its subnets are known for as long as there are cables to it.
+    /// Writes what is new before deleting what is old, so that a cluster whose gateway changed is never without one: its
+    /// old Endpoint stays for as long as the new one is refused. Deletes a Cluster last, so that its subnets are known for
+    /// as long as there are cables to it.
     ///
     /// Of what is new a broker wants the Cluster first, against which it checks the Endpoint. Here the Endpoints come
     /// first: routes follow from them, and the Cluster says no more than they do for as long as they are there.
-    async fn apply(&self, plan: &SyncPlan, report: &mut SyncReport) {
+    async fn apply(&self, plan: &SyncPlan, local: &Side, broker: &Side, report: &mut SyncReport) {
         let Changes { clusters, endpoints } = &plan.to_broker;
         put(&self.broker, "broker", &clusters.put, report).await;
-        put(&self.broker, "broker", &endpoints.put, report).await;
-        delete::<Endpoint>(&self.broker, "broker", &endpoints.delete, report).await;
-        delete::<Cluster>(&self.broker, "broker", &clusters.delete, report).await;
+        let behind = put(&self.broker, "broker", &endpoints.put, report).await;
+        let replaced = replaced(&endpoints.delete, &broker.endpoints, &behind);
+        delete::<Endpoint>(&self.broker, "broker", &replaced, report).await;
+        delete::<Cluster>(&self.broker, "broker", &names(&clusters.delete), report).await;
         let Changes { clusters, endpoints } = &plan.to_local;
-        put(&self.local, "local", &endpoints.put, report).await;
+        let behind = put(&self.local, "local", &endpoints.put, report).await;
         let (first, later) = clusters.put.split_at(clusters.put.len().min(CLUSTERS_AT_ONCE));
         put(&self.local, "local", first, report).await;
         report.unfinished = !later.is_empty();
-        delete::<Endpoint>(&self.local, "local", &endpoints.delete, report).await;
-        delete::<Cluster>(&self.local, "local", &clusters.delete, report).await;
+        let replaced = self::replaced(&endpoints.delete, &local.endpoints, &behind);
+        delete::<Endpoint>(&self.local, "local", &replaced, report).await;
+        delete::<Cluster>(&self.local, "local", &names(&clusters.delete), report).await;
     }
 
     /// Logs what is refused or broken since the last pass, and what no longer is.
@@ -201,11 +205,28 @@ async fn found<R: Record>(records: &Records, problems: &mut Vec<Problem>) -> Res
     Ok(found)
 }
 
-async fn put<R: Synced>(records: &Records, store: &str, put: &[R], report: &mut SyncReport) {
+/// Writes records; returns the clusters of which some could not be written.
+async fn put<R: Synced>(records: &Records, store: &str, put: &[R], report: &mut SyncReport) -> BTreeSet<String> {
     let turns = by_cluster(put).into_iter().map(|of_cluster| put_in_turn(records, of_cluster)).collect();
+    let mut behind = BTreeSet::new();
     for (record, outcome) in all_at_once(turns).await {
+        if outcome.is_err() {
+            behind.insert(record.spoken_for().to_owned());
+        }
         note(outcome, "Wrote", store, R::KIND, record.name(), report);
     }
+    behind
+}
+
+/// Returns which of the Endpoints that are to be deleted have what takes their place: not those of clusters that are
+/// `behind`.
+fn replaced<'a>(delete: &'a [String], found: &Found<Endpoint>, behind: &BTreeSet<String>) -> Vec<&'a str> {
+    let stays = |name: &str| found.records.get(name).is_some_and(|record| behind.contains(record.spoken_for()));
+    names(delete).into_iter().filter(|name| !stays(name)).collect()
+}
+
+fn names(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).collect()
 }
 
 async fn put_in_turn<'a, R: Synced>(records: &Records, put: Vec<&'a R>) -> Vec<(&'a R, Result<(), StoreError>)> {
@@ -220,7 +241,7 @@ async fn put_in_turn<'a, R: Synced>(records: &Records, put: Vec<&'a R>) -> Vec<(
     outcomes
 }
 
-async fn delete<R: Record>(records: &Records, store: &str, names: &[String], report: &mut SyncReport) {
+async fn delete<R: Record>(records: &Records, store: &str, names: &[&str], report: &mut SyncReport) {
     let turns = names.iter().map(|name| delete_one::<R>(records, name)).collect();
     for (name, outcome) in all_at_once(turns).await {
         note(outcome, "Deleted", store, R::KIND, name, report);

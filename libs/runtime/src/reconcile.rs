@@ -2,8 +2,8 @@
 //!
 //! On any change, once its burst had time to settle; otherwise every 30 s; after a failure sooner and sooner no more:
 //! 250 ms, doubling to 30 s. A change cuts a back-off short, but never below its first step, so that a failing pass
-//! that itself causes changes cannot spin. The more there is to do in a pass, the longer a burst settles: changes that
-//! come in hundreds shall not each cost a pass over all that is there already.
+//! that itself causes changes cannot spin. Long passes rest in between: changes that come in hundreds shall not each
+//! cost a pass over all that is there already. A change that comes after a quiet while never waits for that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +13,12 @@ use tokio::time::Instant;
 
 use crate::shutdown::Shutdown;
 
-/// How long a burst of changes may settle before a pass, at least.
+/// How long a burst of changes may settle before a pass.
 pub const SETTLE: Duration = Duration::from_millis(10);
-const LONGEST_SETTLE: Duration = Duration::from_millis(250);
-/// How much longer a burst settles than the pass before it took.
+/// What a pass may take without a rest after it; for what is beyond it rests three times as long.
+const SHORT_PASS: Duration = Duration::from_millis(50);
 const REST: u32 = 3;
+const LONGEST_REST: Duration = Duration::from_millis(250);
 /// For each entry of a status, how long it stays as it was written.
 const PAUSE_PER_ENTRY: Duration = Duration::from_millis(5);
 /// The longest time between two passes.
@@ -25,16 +26,38 @@ pub const INTERVAL: Duration = Duration::from_secs(30);
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const LAST_BACKOFF: Duration = INTERVAL;
 
-/// Returns how long a burst of changes settles after a pass that took so long.
-pub fn settle_after(pass: Duration) -> Duration {
-    (pass * REST).clamp(SETTLE, LONGEST_SETTLE)
+/// Returns how long after the end of a pass that took so long the next begins at the soonest.
+pub fn rest_after(pass: Duration) -> Duration {
+    (pass.saturating_sub(SHORT_PASS) * REST).min(LONGEST_REST)
 }
 
-/// Returns how long a status with so many entries is not written again, whatever changes in it meanwhile.
+/// Has news of a large status wait for a while after it was written.
 ///
 /// It is written, stored and sent to all that watch it as a whole: a thousand entries are more than half a megabyte.
-pub fn status_pause(entries: usize) -> Duration {
-    PAUSE_PER_ENTRY * u32::try_from(entries).unwrap_or(u32::MAX)
+#[derive(Debug, Default)]
+pub struct Restraint {
+    until: Option<std::time::Instant>,
+    /// What was written says less than is known.
+    is_behind: bool,
+}
+
+impl Restraint {
+    /// Tells whether what is to be said now has to wait; `is_news` is whether there is anything.
+    pub fn holds_back(&mut self, is_news: bool, now: std::time::Instant) -> bool {
+        self.is_behind = is_news && self.until.is_some_and(|until| now < until);
+        self.is_behind
+    }
+
+    /// Takes that a status with so many entries was written.
+    pub fn handle_written(&mut self, entries: usize, now: std::time::Instant) {
+        let pause = PAUSE_PER_ENTRY * u32::try_from(entries).unwrap_or(u32::MAX);
+        *self = Self { until: Some(now + pause), is_behind: false };
+    }
+
+    /// Returns when what waits is to be written.
+    pub fn poll_timeout(&self) -> Option<std::time::Instant> {
+        self.until.filter(|_| self.is_behind)
+    }
 }
 
 /// A bell that any part of a daemon rings to have its reconciler make a pass. Clones ring the same bell.
@@ -49,15 +72,16 @@ impl Wake {
         self.bell.notify_one();
     }
 
-    /// Resolves `settle` after the first [`Self::wake`] since the last call, or at `latest`. Cancel-safe.
+    /// Resolves [`SETTLE`] after the first [`Self::wake`] since the last call, though not before `soonest`, or at `latest`.
+    /// Cancel-safe.
     ///
     /// The time to settle is fixed: a source of changes that never rests does not put a pass off.
-    pub async fn settled(&self, settle: Duration, latest: Instant) {
+    pub async fn settled(&self, soonest: Instant, latest: Instant) {
         if tokio::time::timeout_at(latest, self.bell.notified()).await.is_err() {
             return;
         }
         let unfinished = RingAgain(&self.bell);
-        tokio::time::sleep(settle).await;
+        tokio::time::sleep_until(soonest.max(Instant::now() + SETTLE)).await;
         std::mem::forget(unfinished);
         // What came while settling is seen by the pass that follows.
         tokio::select! {
@@ -111,15 +135,16 @@ pub async fn run(wake: &Wake, shutdown: &Shutdown, mut pass: impl AsyncFnMut() -
     let mut backoff = Backoff::default();
     while !shutdown.is_requested() {
         let began = Instant::now();
-        let (settle, delay) = match pass().await {
+        let (rest, delay) = match pass().await {
             Pass::Done => {
                 backoff.succeeded();
-                (settle_after(began.elapsed()), INTERVAL)
+                (rest_after(began.elapsed()), INTERVAL)
             }
             Pass::Failed => (FIRST_BACKOFF, backoff.failed()),
         };
+        let ended = Instant::now();
         tokio::select! {
-            () = wake.settled(settle, Instant::now() + delay) => {}
+            () = wake.settled(ended + rest, ended + delay) => {}
             () = shutdown.requested() => {}
         }
     }
@@ -178,17 +203,38 @@ mod tests {
     }
 
     #[test]
-    fn bursts_settle_longer_where_a_pass_takes_longer_but_not_for_ever() {
-        for (pass, settle) in [(0, 10), (3, 10), (20, 60), (90, 250), (60_000, 250)] {
-            assert_eq!(settle_after(Duration::from_millis(pass)), Duration::from_millis(settle), "{pass} ms");
+    fn long_passes_rest_but_not_for_ever() {
+        for (pass, rest) in [(0, 0), (50, 0), (60, 30), (100, 150), (60_000, 250)] {
+            assert_eq!(rest_after(Duration::from_millis(pass)), Duration::from_millis(rest), "{pass} ms");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_waits_for_the_end_of_a_rest_and_after_a_quiet_while_for_none() {
+        let start = Instant::now();
+        let (soonest, latest) = (start + LONGEST_REST, start + INTERVAL);
+        let wake = Wake::default();
+        wake.wake();
+        wake.settled(soonest, latest).await;
+        assert_eq!(start.elapsed(), LONGEST_REST);
+        wake.wake();
+        wake.settled(soonest, latest).await;
+        assert_eq!(start.elapsed(), LONGEST_REST + SETTLE);
     }
 
     #[test]
     fn a_small_status_follows_at_once_and_a_large_one_within_seconds() {
-        assert_eq!(status_pause(0), Duration::ZERO);
-        assert_eq!(status_pause(2), Duration::from_millis(10));
-        assert_eq!(status_pause(1000), Duration::from_secs(5));
+        let now = std::time::Instant::now();
+        for (entries, milliseconds) in [(0, 0), (2, 10), (1000, 5000)] {
+            let mut restraint = Restraint::default();
+            assert!(!restraint.holds_back(true, now), "nothing was written yet");
+            restraint.handle_written(entries, now);
+            let over = now + Duration::from_millis(milliseconds);
+            assert_eq!(restraint.holds_back(true, now), entries > 0);
+            assert_eq!(restraint.poll_timeout(), (entries > 0).then_some(over));
+            assert!(!restraint.holds_back(true, over));
+            assert_eq!(restraint.poll_timeout(), None);
+        }
     }
 
     #[test]
@@ -208,9 +254,9 @@ mod tests {
             tokio::time::sleep(SETTLE / 2).await;
             ringer.wake();
         });
-        wake.settled(SETTLE, later).await;
+        wake.settled(Instant::now(), later).await;
         let settled = Instant::now();
-        wake.settled(SETTLE, settled + INTERVAL).await;
+        wake.settled(settled, settled + INTERVAL).await;
         assert_eq!(settled.elapsed(), INTERVAL, "the second wake belonged to the first burst");
     }
 
@@ -218,10 +264,10 @@ mod tests {
     async fn a_cancelled_wait_loses_no_change() {
         let wake = Wake::default();
         wake.wake();
-        let cancelled = tokio::time::timeout(SETTLE / 2, wake.settled(SETTLE, Instant::now() + INTERVAL)).await;
-        assert!(cancelled.is_err());
         let start = Instant::now();
-        wake.settled(SETTLE, start + INTERVAL).await;
+        let cancelled = tokio::time::timeout(SETTLE / 2, wake.settled(start, start + INTERVAL)).await;
+        assert!(cancelled.is_err());
+        wake.settled(start, start + INTERVAL).await;
         assert!(start.elapsed() < INTERVAL);
     }
 }

@@ -113,9 +113,7 @@ impl Server {
         let kubeconfig: Kubeconfig = serde_json::from_value(kubeconfig).map_err(|error| unusable(&error))?;
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
         let mut config = config.map_err(|error| unusable(&error))?;
-        if let Some(authorities) = &mut config.root_cert {
-            authorities.extend(authorities::of_system());
-        }
+        authorities::add_to(&mut config);
         Self::of_config(config)
     }
 

@@ -240,3 +240,22 @@ async fn many_clusters_do_not_keep_endpoints_waiting_and_are_all_written_in_the_
     assert!(!east.pass(Instant::now()).await.unwrap().unfinished);
     assert_eq!(east.store.list::<Cluster>().await.unwrap().records.len(), count + 1);
 }
+
+#[tokio::test]
+async fn an_endpoint_stays_while_the_one_that_takes_its_place_is_refused() {
+    let endpoint = |cluster: &str, name: &str| {
+        Endpoint::new(name, EndpointSpec { cluster_id: cluster.to_owned(), ..EndpointSpec::default() })
+    };
+    let root = tempfile::tempdir().unwrap();
+    let (away, there) = (Records::open(root.path().join("away")), Records::open(root.path()));
+    let mut report = SyncReport::default();
+    let new = [endpoint("east", "east-new")];
+    assert_eq!(put(&there, "broker", &new, &mut report).await, BTreeSet::new());
+    let behind = put(&away, "broker", &new, &mut report).await;
+    assert_eq!((behind.clone(), report.failed.len()), (["east".to_owned()].into(), 1));
+
+    let found = [endpoint("east", "east-old"), endpoint("west", "west-old")].into_iter().collect();
+    let old = ["east-old", "west-old"].map(str::to_owned);
+    assert_eq!(replaced(&old, &found, &behind), ["west-old"]);
+    assert_eq!(replaced(&old, &found, &BTreeSet::new()), ["east-old", "west-old"]);
+}

@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use culvert_netns_tests::kubernetes::{Cluster, Lab, NAMESPACE, Plan, ProxyMode, Web, serve};
 use culvert_netns_tests::{Binaries, leftovers, run as run_command, wait_for};
 use ipnet::Ipv4Net;
+use serde_json::Value;
 
 use crate::report::{Facts, Report};
 use crate::shell::Shell;
@@ -105,8 +106,9 @@ fn join(report: &mut Report, lab: &Lab, shell: &Shell) -> Option<()> {
     }
     report.stage("The clusters are connected", |facts| {
         for name in CLUSTERS {
-            wait_connected(shell, name)?;
+            let connections = wait_connected(shell, name)?;
             shell.types(&format!("culvert show connections --context {name}"), facts)?;
+            facts.value(name, connections);
         }
         Ok(())
     })
@@ -125,12 +127,13 @@ fn types_without_warning(shell: &Shell, line: &str, facts: &mut Facts) -> Result
     Ok(())
 }
 
-fn wait_connected(shell: &Shell, name: &str) -> Result<()> {
+/// Waits until a cluster is connected to the other, and returns its connections.
+fn wait_connected(shell: &Shell, name: &str) -> Result<Value> {
     wait_for(&format!("the connection of {name}"), PATIENCE, || {
-        let shown = shell.json(&format!("culvert show connections --context {name}"))?;
+        let mut shown = shell.json(&format!("culvert show connections --context {name}"))?;
         let rows = shown["connections"].as_array().map_or(&[][..], Vec::as_slice);
         let connected = !rows.is_empty() && rows.iter().all(|row| row["status"] == "connected");
-        Ok(connected.then_some(()))
+        Ok(connected.then(|| shown["connections"].take()))
     })
 }
 
@@ -193,7 +196,9 @@ fn asks(shell: &Shell, from: &Server, server: &str, facts: &mut Facts) -> Result
     let Server { cluster, name, pod, .. } = from;
     let line = format!("kubectl --context {cluster} exec {name} -- wget -q -O - http://{server}/cgi-bin/source");
     let seen = shell.types(&line, facts)?;
-    facts.expect(seen.trim() == pod.address.to_string(), || format!("{} was seen as {}", pod.address, seen.trim()));
+    let seen = seen.trim();
+    facts.value(format!("{} {server}", pod.address), seen);
+    facts.expect(seen == pod.address.to_string(), || format!("{} was seen as {seen}", pod.address));
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Real Kubernetes clusters on this machine, to work with by hand: brings them up, leaves them, takes them down.
 
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
@@ -24,6 +25,12 @@ enum Action {
     Down(Which),
     /// Shows the clusters, their nodes and pods.
     Status(Which),
+    /// Loads an archive of images, such as that of `cargo xtask images`, on all nodes.
+    Load {
+        archive: PathBuf,
+        #[command(flatten)]
+        which: Which,
+    },
     /// Prints the path of a cluster's kubeconfig.
     Kubeconfig {
         /// Name of the cluster.
@@ -73,6 +80,9 @@ fn run(action: Action) -> Result<()> {
         Action::Up(up) => bring_up(&up),
         Action::Down(which) => Lab::down(&which.name),
         Action::Status(which) => status(&Lab::find(&which.name)?),
+        Action::Load { archive, which } => {
+            Lab::find(&which.name)?.clusters().iter().try_for_each(|cluster| cluster.import(&archive))
+        }
         Action::Kubeconfig { cluster, which } => {
             let lab = Lab::find(&which.name)?;
             println!("{}", find(&lab, &cluster)?.kubeconfig().display());

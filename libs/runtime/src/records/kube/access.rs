@@ -17,7 +17,7 @@ use ::kube::core::{ApiResource, GroupVersionKind};
 use ::kube::{Api, Client};
 use culvert_api::Resource;
 use serde_json::json;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::answer::{Peer, cause_of};
 use super::proxy;
@@ -66,6 +66,8 @@ impl Access {
 pub(super) struct Link {
     access: Access,
     pub(super) peer: Peer,
+    /// Changes when the server answers again after a long outage.
+    pub(super) revived: watch::Sender<()>,
     current: Mutex<(Stamp, Client)>,
 }
 
@@ -90,7 +92,7 @@ impl Link {
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let peer = Peer { server, namespace, remedy: access.remedy() };
         let current = Mutex::new((stamp, client(config)?));
-        Ok(Self { access, peer, current })
+        Ok(Self { access, peer, revived: watch::Sender::new(()), current })
     }
 
     /// Returns the client, a new one if the files it was made from have changed.
@@ -183,8 +185,8 @@ impl Access {
             config.proxy_url = proxy::of_environment(host).and_then(|proxy| proxy.parse().ok());
         }
         config.root_cert_file = authority;
-        if let (Self::Secret { .. }, Some(authorities)) = (self, &mut config.root_cert) {
-            authorities.extend(authorities::of_system());
+        if let Self::Secret { .. } = self {
+            authorities::add_to(&mut config);
         }
         config.connect_timeout = Some(CONNECT);
         config.read_timeout = Some(SILENCE);

@@ -3,7 +3,8 @@
 //! A watch ends by itself after a minute and goes on where it was, so that a server that is gone without a word is
 //! noticed. After a failure everything is listed again: the server may have been restored from an older state, or the way
 //! to it may have changed. Failures are tried again after 250 ms, doubling to 15 s, each time by chance half as long or
-//! half as much again, lest all nodes come back in the same moment. What failed sooner than those 15 s has not succeeded: a
+//! half as much again, lest all nodes come back in the same moment. Once one kind can be followed after a long outage,
+//! the others are tried at once: decisions rest on several. What failed sooner than those 15 s has not succeeded: a
 //! server that lets a kind be listed but not watched is not to be asked for listings without end.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -29,6 +30,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// Follows a kind until dropped.
 pub(super) async fn run(link: Arc<Link>, resource: Resource, cache: Arc<Cache>) {
     let mut backoff = Backoff::default();
+    let mut revived = link.revived.subscribe();
     loop {
         let began = Instant::now();
         let failure = match link.client().await {
@@ -41,6 +43,9 @@ pub(super) async fn run(link: Arc<Link>, resource: Resource, cache: Arc<Cache>) 
                                 let since = outage.since;
                                 tracing::info!(server = %link.peer.server, resource = resource.plural, %since,
                                     "Records can be followed again");
+                                if Timestamp::now().duration_since(since).unsigned_abs() > LONGEST_PAUSE {
+                                    link.revived.send_replace(());
+                                }
                             }
                         }
                         Some(Err(error)) => break Failure::from(error),
@@ -58,11 +63,16 @@ pub(super) async fn run(link: Arc<Link>, resource: Resource, cache: Arc<Cache>) 
                     "Records cannot be followed and count as they were seen last");
             }
         }
-        if began.elapsed() > LONGEST_PAUSE {
+        if began.elapsed() > LONGEST_PAUSE || revived.has_changed().is_ok_and(|changed| changed) {
+            revived.mark_unchanged();
             backoff.succeeded();
         }
         let pause = backoff.failed().min(LONGEST_PAUSE);
-        tokio::time::sleep(spread(pause, RandomState::new().build_hasher().finish())).await;
+        let pause = tokio::time::sleep(spread(pause, RandomState::new().build_hasher().finish()));
+        tokio::select! {
+            () = pause => {}
+            Ok(()) = revived.changed() => backoff.succeeded(),
+        }
     }
 }
 
