@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use culvert_api::{Gateway as GatewayRecord, object_name};
@@ -30,6 +30,7 @@ use crate::Stores;
 use crate::config::Config;
 use crate::discovery::{Discovery, Sockets};
 use crate::exchange::Exchange;
+use crate::handover;
 use crate::key::{self, Identity};
 use crate::leadership::{Candidacy, Leadership};
 use crate::metrics::{Metrics, Update};
@@ -40,10 +41,6 @@ use crate::prober::{Prober, Wanted};
 use crate::public_ip::PublicIp;
 use crate::publish::{Knowledge, Published, gateway_record};
 use crate::records::{self, Known};
-
-/// How long a gateway that gives way waits for its successor's Endpoint, and then goes on for what is under way.
-const SUCCESSOR: Duration = Duration::from_secs(5);
-const LINGER: Duration = Duration::from_secs(2);
 
 /// Of what is logged of a complaint, in bytes: it may quote another cluster's record.
 const MAX_COMPLAINT: usize = 1024;
@@ -221,7 +218,7 @@ impl Gateway {
         let has_standby = was_active && records::has_standby(&self.config, &self.records).await;
         self.candidacy.release().await;
         if has_standby {
-            self.wait_for_successor().await;
+            handover::to_successor(&self.config, &self.records, &mut self.kernel).await;
         }
         self.stop_cables();
         match self.kernel.converge(&State::default()).await {
@@ -230,20 +227,6 @@ impl Gateway {
             Err(error) => tracing::warn!(%error, "Kernel state is left"),
         }
         self.remove_record().await;
-    }
-
-    /// Goes on forwarding until the successor has published its Endpoint and everybody has followed.
-    async fn wait_for_successor(&self) {
-        let deadline = Instant::now() + SUCCESSOR;
-        while Instant::now() < deadline {
-            if records::has_successor(&self.config, &self.records).await {
-                tracing::info!("Another gateway has taken over");
-                tokio::time::sleep(LINGER).await;
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        tracing::warn!("No other gateway has taken over in time");
     }
 
     /// Says why this process ends, and makes room for a standby.

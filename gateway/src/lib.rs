@@ -12,6 +12,7 @@ pub mod key;
 mod discovery;
 mod exchange;
 mod gateway;
+mod handover;
 mod leadership;
 mod metrics;
 mod node;

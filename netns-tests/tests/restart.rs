@@ -45,16 +45,21 @@ fn wait_flowing(bulk: &Bulk, when: &str) {
     wait_for(&format!("the flow {when}"), READY, || Ok((bulk.received() >= enough).then_some(()))).unwrap();
 }
 
-/// Ends the active gateway of east while another stands by; returns what that cost a probe from worker to worker.
-fn replace(deployment: &mut Deployment, ending: &str, taking: &str) -> Pings {
+/// Ends the active gateway of east while another stands by; returns what that cost probes of pods on a worker and on both
+/// gateways' nodes.
+fn replace(deployment: &mut Deployment, ending: &str, taking: &str) -> Vec<(String, Pings)> {
     let (east, _, address) = worker_pods(deployment);
     deployment.start("east", taking, Role::Gateway).unwrap();
     deployment.daemon("east", taking, Role::Gateway).wait_ready(READY).unwrap();
-    let pinger = Pinger::start(&east, address, PROBE).unwrap();
+    let start = |node: &str| {
+        let pod = deployment.lab.node("east", node).pod.clone();
+        (node.to_owned(), Pinger::start(&pod, address, PROBE).unwrap())
+    };
+    let pingers = ["worker", ending, taking].map(start);
     deployment.terminate("east", ending, Role::Gateway).unwrap();
     deployment.wait_active("east", taking).unwrap();
     deployment.wait_reachable(&east, address).unwrap();
-    pinger.finish().unwrap()
+    pingers.into_iter().map(|(node, pinger)| (node, pinger.finish().unwrap())).collect()
 }
 
 /// A connection that always has a few packets on their way, both ways. Not more: the probes shall not wait in a queue.
@@ -130,8 +135,9 @@ fn a_bulk_transfer_lives_through_kills_and_hand_overs() {
     bulk.finish().unwrap();
 }
 
-/// R2: when the active gateway is told to end while another stands by, no probe is lost and a connection lives, also on
-/// the way back.
+/// R2: when the active gateway is told to end while another stands by, no probe of a worker's pod is lost and a connection
+/// lives, also on the way back. Pods on the gateways' nodes lose a few at most: their way in and their way out change one
+/// after the other, and connection tracking drops an answer whose question went elsewhere.
 #[test]
 fn a_standby_takes_over_without_loss() {
     let mut topology = Topology::east_west();
@@ -141,7 +147,10 @@ fn a_standby_takes_over_without_loss() {
     let mut conversation = Conversation::open(&east, &west, SocketAddrV4::new(address, PORT)).unwrap();
     for (ending, taking) in HAND_OVERS {
         let pings = replace(&mut deployment, ending, taking);
-        assert_eq!(pings.lost, 0, "{ending} to {taking}: {pings:?}\n{}", deployment.logs());
+        for (node, pings) in pings {
+            let most = if node == "worker" { 0 } else { pings.sent / 10 };
+            assert!(pings.lost <= most, "{ending} to {taking}, from {node}: {pings:?}\n{}", deployment.logs());
+        }
         exchange(&mut conversation, &format!("{ending} to {taking}"));
         // A Submariner peer must find exactly one Endpoint of ours.
         let published = fs::read_dir(deployment.lab.broker().join("endpoints")).unwrap();
@@ -165,7 +174,9 @@ fn a_vxlan_gateway_is_restarted_and_replaced() {
     exchange(&mut conversation, "restarted");
     for (ending, taking) in HAND_OVERS {
         let pings = replace(&mut deployment, ending, taking);
-        assert!(pings.lost < pings.sent, "{ending} to {taking}: {pings:?}\n{}", deployment.logs());
+        for (node, pings) in pings {
+            assert!(pings.lost < pings.sent, "{ending} to {taking}, from {node}: {pings:?}\n{}", deployment.logs());
+        }
         exchange(&mut conversation, &format!("{ending} to {taking}"));
     }
     conversation.close().unwrap();
