@@ -144,20 +144,28 @@ fn a_standby_takes_over_without_loss() {
     topology.cluster_mut("east").nodes.push(NodePlan::worker("standby"));
     let mut deployment = Deployment::connected(&topology, Settings::default()).unwrap();
     let (east, west, address) = worker_pods(&deployment);
-    let mut conversation = Conversation::open(&east, &west, SocketAddrV4::new(address, PORT)).unwrap();
+    let pod = |node: &str| deployment.lab.node("east", node).pod.clone();
+    let mut conversations = Vec::new();
+    for (port, from) in (PORT..).zip([east, pod("gw"), pod("standby")]) {
+        conversations.push(Conversation::open(&from, &west, SocketAddrV4::new(address, port)).unwrap());
+    }
     for (ending, taking) in HAND_OVERS {
         let pings = replace(&mut deployment, ending, taking);
         for (node, pings) in pings {
             let most = if node == "worker" { 0 } else { pings.sent / 10 };
             assert!(pings.lost <= most, "{ending} to {taking}, from {node}: {pings:?}\n{}", deployment.logs());
         }
-        exchange(&mut conversation, &format!("{ending} to {taking}"));
+        for conversation in &mut conversations {
+            exchange(conversation, &format!("{ending} to {taking}"));
+        }
         // A Submariner peer must find exactly one Endpoint of ours.
         let published = fs::read_dir(deployment.lab.broker().join("endpoints")).unwrap();
         let names = published.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         assert_eq!(names.filter(|name| name.starts_with("east")).count(), 1);
     }
-    conversation.close().unwrap();
+    for conversation in conversations {
+        conversation.close().unwrap();
+    }
 }
 
 /// R1 and R2 over VXLAN; a connection lives through all of it.

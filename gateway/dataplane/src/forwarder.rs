@@ -91,15 +91,36 @@ impl Forwarder {
         }
         let running = || self.peers.iter().enumerate().filter_map(|(place, peer)| Some((place, peer.as_ref()?)));
         self.by_key = running().map(|(place, peer)| (peer.cable.public_key.0, place)).collect();
-        self.routes = Prefixes::new(
-            running()
-                .filter(|(_, peer)| !set.receive_only.contains(&peer.name))
-                .flat_map(|(place, peer)| peer.cable.subnets.iter().map(move |&subnet| (subnet, place))),
-        );
         for peer in self.peers.iter_mut().flatten() {
             peer.is_receive_only = set.receive_only.contains(&peer.name);
+            peer.is_successor = set.successors.contains(&peer.name);
         }
+        self.route();
         self.local = Prefixes::new(set.local_subnets.into_iter().map(|subnet| (subnet, ())));
+    }
+
+    /// Leads each cable's subnets to it, unless it is received from only.
+    fn route(&mut self) {
+        let running = self.peers.iter().enumerate().filter_map(|(place, peer)| Some((place, peer.as_ref()?)));
+        let carrying = running.filter(|(_, peer)| !peer.is_receive_only);
+        self.routes = Prefixes::new(
+            carrying.flat_map(|(place, peer)| peer.cable.subnets.iter().map(move |&subnet| (subnet, place))),
+        );
+    }
+
+    /// Has a successor carry what the cables before it do.
+    fn take_over(&mut self, place: usize) {
+        let Some(successor) = self.peers.get(place).and_then(Option::as_ref) else { return };
+        let subnets = successor.cable.subnets.clone();
+        for (other, peer) in self.peers.iter_mut().enumerate() {
+            let Some(peer) = peer else { continue };
+            if other == place {
+                (peer.is_receive_only, peer.is_successor) = (false, false);
+            } else if peer.cable.subnets.iter().any(|subnet| subnets.contains(subnet)) {
+                peer.is_receive_only = true;
+            }
+        }
+        self.route();
     }
 
     /// Seals a packet, or the packets of a super-packet, that was read from the TUN.
@@ -152,6 +173,9 @@ impl Forwarder {
                 } else {
                     peer.count_received(packet.length);
                     joiner.push(&packet);
+                    if peer.is_successor {
+                        self.take_over(place);
+                    }
                 }
             }
             Opened::Control => {}

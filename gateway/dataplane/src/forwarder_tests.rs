@@ -309,6 +309,7 @@ fn a_receive_only_cable_delivers_but_is_not_sent_to() {
         CableSet {
             cables: BTreeMap::from([("cable".to_owned(), cable)]),
             receive_only: BTreeSet::from(["cable".to_owned()]),
+            successors: BTreeSet::new(),
             local_subnets: vec!["10.1.0.0/16".parse().expect("a subnet")],
         },
         now,
@@ -317,6 +318,43 @@ fn a_receive_only_cable_delivers_but_is_not_sent_to() {
     west.send(build::udp(WEST_POD, EAST_POD, b"late"), now);
     exchange(&mut east, &mut west, now);
     assert_eq!((east.delivered.len(), west.delivered.len()), (1, 0));
+}
+
+#[test]
+fn a_successor_carries_from_the_first_packet_on_that_comes_by_it() {
+    let now = Instant::now();
+    let (mut east, mut old) = pair(now);
+    let mut new = Gateway::new(3, [192, 0, 2, 3]);
+    let cable = |gateway: &Gateway| WireGuardCable {
+        public_key: gateway.public_key(),
+        candidates: vec![gateway.address],
+        subnets: vec!["10.2.0.0/16".parse().expect("a subnet")],
+    };
+    let set = CableSet {
+        cables: BTreeMap::from([("old".to_owned(), cable(&old)), ("new".to_owned(), cable(&new))]),
+        receive_only: BTreeSet::from(["new".to_owned()]),
+        successors: BTreeSet::from(["new".to_owned()]),
+        local_subnets: vec!["10.1.0.0/16".parse().expect("a subnet")],
+    };
+    east.forwarder.apply(set, now);
+    new.connect(&east, &[east.address], "10.1.0.0/16", "10.2.0.0/16", now);
+    east.forwarder.tick(now, &mut east.outbox);
+    exchange(&mut east, &mut old, now);
+    new.forwarder.tick(now, &mut new.outbox);
+    exchange(&mut new, &mut east, now);
+    let packet = |payload: &[u8]| build::udp(EAST_POD, WEST_POD, payload);
+
+    east.send(packet(b"as before"), now);
+    exchange(&mut east, &mut old, now);
+    assert_eq!((old.delivered.len(), new.delivered.len()), (1, 0), "a session alone changes nothing");
+    new.send(build::udp(WEST_POD, EAST_POD, b"question"), now);
+    exchange(&mut new, &mut east, now);
+    east.send(packet(b"answer"), now);
+    exchange(&mut east, &mut new, now);
+    assert_eq!(new.delivered, [packet(b"answer")]);
+    old.send(build::udp(WEST_POD, EAST_POD, b"late"), now);
+    exchange(&mut old, &mut east, now);
+    assert_eq!(east.delivered.len(), 2, "the old one is still listened to");
 }
 
 #[test]

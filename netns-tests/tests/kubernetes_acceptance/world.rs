@@ -231,11 +231,11 @@ impl Traffic {
         self.probes.into_iter().map(|(name, pinger)| (name, pinger.finish().unwrap())).collect()
     }
 
-    /// Ends it, and asserts that few probes were lost: pods on the gateways' own nodes change their way out and their way in
-    /// one after the other.
+    /// Ends it, and asserts that most probes were answered: a pod on the leaving gateway's own node has its way out and its
+    /// way in changed one after the other, and connection tracking drops an answer whose question went elsewhere.
     pub(crate) fn finish_with_little_loss(self) {
         for (name, pings) in self.finish() {
-            assert!(pings.sent > 0 && pings.lost <= 4, "{name}: {pings:?}");
+            assert!(pings.lost < pings.sent / 5, "{name}: {pings:?}");
         }
     }
 
