@@ -3,8 +3,8 @@
 //! As with subctl, `--contexts` names several. A cluster that cannot be read hides no other; the exit status tells.
 
 use anyhow::{Context, Result};
-use culvert_runtime::Location;
 use culvert_runtime::flags::{FlagError, RecordsArgs, Surroundings};
+use culvert_runtime::{Access, Location, Server};
 use serde::Serialize;
 
 use crate::args::Output;
@@ -18,6 +18,12 @@ pub(crate) struct Places {
     /// Contexts of the kubeconfig, separated by commas: each is looked at.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', conflicts_with_all = ["records", "context"])]
     contexts: Vec<String>,
+    /// Cluster of the kubeconfig [default: the context's].
+    #[arg(long, value_name = "NAME", conflicts_with = "records")]
+    cluster: Option<String>,
+    /// User of the kubeconfig [default: the context's].
+    #[arg(long, value_name = "NAME", conflicts_with = "records")]
+    user: Option<String>,
 }
 
 /// One of the clusters: the context, if several could be named, and what belongs to it.
@@ -30,14 +36,24 @@ impl Places {
     ///
     /// [`FlagError`] if two places are given for one, or none.
     pub(crate) fn locations(&self, surroundings: Surroundings) -> Result<Vec<OfContext<Location>>, FlagError> {
+        // As with kubectl, one who names a part of a kubeconfig means that, in a pod too.
+        let is_chosen = self.cluster.is_some() || self.user.is_some();
+        let surroundings = if is_chosen { Surroundings::Kubeconfig } else { surroundings };
         if self.contexts.is_empty() {
-            return Ok(vec![(None, self.records.location(surroundings)?)]);
+            return Ok(vec![(None, self.chosen(self.records.location(surroundings)?))]);
         }
         let of = |context: &String| {
             let records = RecordsArgs { context: Some(context.clone()), ..self.records.clone() };
-            Ok((Some(context.clone()), records.location(surroundings)?))
+            Ok((Some(context.clone()), self.chosen(records.location(surroundings)?)))
         };
         self.contexts.iter().map(of).collect()
+    }
+
+    fn chosen(&self, mut location: Location) -> Location {
+        if let Location::Server(Server { access: Access::Kubeconfig { choice, .. }, .. }) = &mut location {
+            (choice.cluster, choice.user) = (self.cluster.clone(), self.user.clone());
+        }
+        location
     }
 }
 
@@ -83,7 +99,7 @@ fn yaml(value: &impl Serialize) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use culvert_runtime::{Access, Server};
+    use culvert_runtime::Choice;
     use serde_json::{Value, json};
 
     use super::*;
@@ -103,7 +119,8 @@ mod tests {
     fn each_context_is_a_place_of_one_kubeconfig() {
         let places = parsed("--kubeconfig /k --contexts east,west").unwrap();
         let place = |context: &str| {
-            let access = Access::Kubeconfig { file: Some("/k".into()), context: Some(context.to_owned()) };
+            let choice = Choice { context: Some(context.to_owned()), ..Choice::default() };
+            let access = Access::Kubeconfig { file: Some("/k".into()), choice };
             (Some(context.to_owned()), Location::Server(Server { access, namespace: None }))
         };
         assert_eq!(places.locations(Surroundings::Neither).unwrap(), [place("east"), place("west")]);
@@ -111,6 +128,18 @@ mod tests {
         assert_eq!(one, [(None, Location::from("/r"))]);
         assert!(parsed("--records /r --contexts east").is_err());
         assert!(parsed("--context east --contexts east").is_err());
+    }
+
+    #[test]
+    fn a_cluster_and_a_user_are_chosen_as_with_kubectl() {
+        let places = parsed("--cluster c --user u").unwrap();
+        for surroundings in [Surroundings::Pod, Surroundings::Neither] {
+            let choice = Choice { context: None, cluster: Some("c".to_owned()), user: Some("u".to_owned()) };
+            let access = Access::Kubeconfig { file: None, choice };
+            let expected = Location::Server(Server { access, namespace: None });
+            assert_eq!(places.locations(surroundings).unwrap(), [(None, expected)]);
+        }
+        assert!(parsed("--records /r --user u").is_err());
     }
 
     #[test]

@@ -98,8 +98,9 @@ fn access(access: &runtime::Access) -> Access {
     match access {
         // The second is how daemons reach a broker: no flag of a person leads there.
         runtime::Access::Pod | runtime::Access::Secret { .. } => Access::default(),
-        runtime::Access::Kubeconfig { file, context } => {
-            Access { kubeconfig: file.clone(), context: context.clone(), ..Access::default() }
+        runtime::Access::Kubeconfig { file, choice } => {
+            let runtime::Choice { context, cluster, user } = choice.clone();
+            Access { kubeconfig: file.clone(), context, cluster, user }
         }
     }
 }

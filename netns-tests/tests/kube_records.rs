@@ -14,7 +14,7 @@ use culvert_api::{
 use culvert_netns_tests::kubernetes::{Cluster, Lab, Plan, ProxyMode};
 use culvert_netns_tests::{kill_control_plane, start_control_plane};
 use culvert_runtime::lease::{LeaseLock, LeaseWritten};
-use culvert_runtime::{Access, Applied, Listing, Location, Records, Server, StoreError};
+use culvert_runtime::{Access, Applied, Choice, Listing, Location, Records, Server, StoreError};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -35,7 +35,7 @@ impl<'a> Store<'a> {
     }
 
     async fn open(&self, manager: &str) -> Records {
-        let access = Access::Kubeconfig { file: Some(self.cluster.kubeconfig()), context: None };
+        let access = Access::Kubeconfig { file: Some(self.cluster.kubeconfig()), choice: Choice::default() };
         let server = Server { access, namespace: Some(self.namespace.to_owned()) };
         Records::at(&Location::Server(server), manager).await.unwrap()
     }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use culvert_api::{Cluster, ClusterSpec, Endpoint, Record, endpoint_record, labels, ports};
 use culvert_model::{Backend, CableKind, ClusterId, PublicKey, cable_name};
 use culvert_netns_tests::kubernetes::BROKER_NAMESPACE;
-use culvert_runtime::{Access, Location, Records, Server, StoreError};
+use culvert_runtime::{Access, Choice, Location, Records, Server, StoreError};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use ipnet::{IpNet, Ipv4Net};
 use serde::Serialize;
@@ -81,7 +81,7 @@ impl Crowd {
     /// The administrator's kubeconfig of the broker's cluster cannot be used.
     pub(crate) fn new(kubeconfig: &Path, first: u32, size: u32) -> Result<Self> {
         let runtime = Runtime::new().context("no runtime for the broker's records")?;
-        let access = Access::Kubeconfig { file: Some(kubeconfig.to_owned()), context: None };
+        let access = Access::Kubeconfig { file: Some(kubeconfig.to_owned()), choice: Choice::default() };
         let location = Location::Server(Server { access, namespace: Some(BROKER_NAMESPACE.to_owned()) });
         let broker = runtime.block_on(Records::at(&location, "culvert-bench")).context("the broker")?;
         Ok(Self { runtime, broker, members: (first..first + size).map(member).collect() })

@@ -12,7 +12,7 @@ use culvert_model::{Addresses, ClusterId, ClusterIdError, IpFamily};
 use ipnet::IpNet;
 
 use crate::logging::LogFormat;
-use crate::{Access, Location, Server};
+use crate::{Access, Choice, Location, Server};
 
 /// The flags that all daemons on nodes have; variables are Submariner's (chapters 4.1 and 7) where it has one.
 #[derive(Debug, clap::Args)]
@@ -124,7 +124,9 @@ impl RecordsArgs {
         let access = match (records, file.is_some() || context.is_some(), surroundings) {
             (Some(_), true, _) => return Err(FlagError::TwoStores),
             (Some(root), false, _) => return Ok(Location::Directory(root)),
-            (None, true, _) | (None, false, Surroundings::Kubeconfig) => Access::Kubeconfig { file, context },
+            (None, true, _) | (None, false, Surroundings::Kubeconfig) => {
+                Access::Kubeconfig { file, choice: Choice { context, ..Choice::default() } }
+            }
             (None, false, Surroundings::Pod) => Access::Pod,
             (None, false, Surroundings::Neither) => return Err(FlagError::NoStore),
         };
@@ -284,7 +286,8 @@ mod tests {
         let context = RecordsArgs { context: Some("east".to_owned()), ..RecordsArgs::default() };
         let namespace = RecordsArgs { namespace: Some("n".to_owned()), ..RecordsArgs::default() };
         let server = |file: Option<&str>, context: Option<&str>| {
-            let access = Access::Kubeconfig { file: file.map(PathBuf::from), context: context.map(str::to_owned) };
+            let choice = Choice { context: context.map(str::to_owned), ..Choice::default() };
+            let access = Access::Kubeconfig { file: file.map(PathBuf::from), choice };
             Location::Server(Server { access, namespace: None })
         };
         for surroundings in [Surroundings::Pod, Surroundings::Kubeconfig, Surroundings::Neither] {

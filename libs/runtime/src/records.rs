@@ -22,7 +22,7 @@ pub(crate) mod kube;
 use directory::Directory;
 pub use error::{Place, Problem, StoreError};
 use kube::Namespace;
-pub use kube::{Access, Server};
+pub use kube::{Access, Choice, Server};
 
 /// Where records are.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -27,7 +27,7 @@ mod object;
 mod proxy;
 
 use access::Link;
-pub use access::{Access, Server};
+pub use access::{Access, Choice, Server};
 use answer::{Asked, Failure};
 use cache::Cache;
 use object::Current;

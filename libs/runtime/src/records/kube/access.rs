@@ -47,12 +47,19 @@ pub struct Server {
 pub enum Access {
     /// As the service account of the pod that this process runs in.
     Pod,
-    /// By kubeconfig, `None` being those that `KUBECONFIG` names or else `~/.kube/config`, and its current context or
-    /// another one.
-    Kubeconfig { file: Option<PathBuf>, context: Option<String> },
+    /// By kubeconfig, `None` being those that `KUBECONFIG` names or else `~/.kube/config`.
+    Kubeconfig { file: Option<PathBuf>, choice: Choice },
     /// At an address, `https://` being understood, with the files `token`, `ca.crt` and `namespace` of a directory; the
     /// last two may be missing. The system's authorities are trusted as well as that of the directory.
     Secret { address: String, directory: PathBuf },
+}
+
+/// What of a kubeconfig is used, as kubectl's flags have it; `None`: its current context, and what that names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    pub context: Option<String>,
+    pub cluster: Option<String>,
+    pub user: Option<String>,
 }
 
 impl Access {
@@ -159,25 +166,26 @@ impl Access {
     }
 
     async fn config(&self) -> Result<Config, String> {
-        let (kubeconfig, context, authority) = match self {
+        let (kubeconfig, choice, authority) = match self {
             Self::Pod => {
                 let variable = |name: &str| std::env::var(name).map_err(|_| format!("{name} is not set: not in a pod"));
                 let (host, port) = (variable(HOST_VARIABLE)?, variable(PORT_VARIABLE)?);
                 let host = if host.contains(':') { format!("[{host}]") } else { host };
                 let (kubeconfig, authority) = mounted(&format!("https://{host}:{port}"), Path::new(SERVICE_ACCOUNT))?;
-                (kubeconfig, None, authority)
+                (kubeconfig, Choice::default(), authority)
             }
-            Self::Kubeconfig { file, context } => {
+            Self::Kubeconfig { file, choice } => {
                 let read = match file {
                     Some(file) => Kubeconfig::read_from(file),
                     None => Kubeconfig::read(),
                 };
-                (read.map_err(|error| cause_of(&error))?, context.clone(), None)
+                (read.map_err(|error| cause_of(&error))?, choice.clone(), None)
             }
-            Self::Secret { address, directory } => (mounted(&https(address)?, directory)?.0, None, None),
+            Self::Secret { address, directory } => (mounted(&https(address)?, directory)?.0, Choice::default(), None),
         };
-        let own_proxy = proxy_of(&kubeconfig, context.as_deref());
-        let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+        let own_proxy = proxy_of(&kubeconfig, &choice);
+        let Choice { context, cluster, user } = choice;
+        let options = KubeConfigOptions { context, cluster, user };
         let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
         let mut config = config.map_err(|error| cause_of(&error))?;
         if own_proxy.is_none() {
@@ -228,10 +236,14 @@ fn https(address: &str) -> Result<String, String> {
 }
 
 /// Returns the proxy that a kubeconfig itself names.
-fn proxy_of(kubeconfig: &Kubeconfig, context: Option<&str>) -> Option<String> {
-    let context = context.or(kubeconfig.current_context.as_deref())?;
-    let context = kubeconfig.contexts.iter().find(|named| named.name == context)?.context.as_ref()?;
-    let cluster = kubeconfig.clusters.iter().find(|named| named.name == context.cluster)?.cluster.as_ref()?;
+fn proxy_of(kubeconfig: &Kubeconfig, choice: &Choice) -> Option<String> {
+    let of_context = || {
+        let context = choice.context.as_ref().or(kubeconfig.current_context.as_ref())?;
+        let context = kubeconfig.contexts.iter().find(|named| named.name == *context)?.context.as_ref()?;
+        Some(&context.cluster)
+    };
+    let name = choice.cluster.as_ref().or_else(of_context)?;
+    let cluster = kubeconfig.clusters.iter().find(|named| named.name == *name)?.cluster.as_ref()?;
     cluster.proxy_url.clone().filter(|proxy| !proxy.is_empty())
 }
 
@@ -312,7 +324,7 @@ JHQfA5kjQQIgdQnAbFHz07O2dzZJ9jgPFCOYM86ku+Kq3M9955uZ8Ls=\n\
         assert_eq!(secret(directory.path()).namespace().unwrap(), BROKER_NAMESPACE);
         fs::write(directory.path().join("namespace"), "elsewhere\n").unwrap();
         assert_eq!(secret(directory.path()).namespace().unwrap(), "elsewhere");
-        let kubeconfig = Access::Kubeconfig { file: None, context: None };
+        let kubeconfig = Access::Kubeconfig { file: None, choice: Choice::default() };
         assert_eq!(kubeconfig.namespace().unwrap(), NAMESPACE);
     }
 
@@ -329,7 +341,7 @@ JHQfA5kjQQIgdQnAbFHz07O2dzZJ9jgPFCOYM86ku+Kq3M9955uZ8Ls=\n\
         let file = directory.path().join("kubeconfig");
         let access = |context: Option<&str>| Access::Kubeconfig {
             file: Some(file.clone()),
-            context: context.map(str::to_owned),
+            choice: Choice { context: context.map(str::to_owned), ..Choice::default() },
         };
         let missing = access(None).config().await.unwrap_err();
         assert!(missing.contains(file.to_str().unwrap()), "{missing}");
@@ -351,7 +363,7 @@ JHQfA5kjQQIgdQnAbFHz07O2dzZJ9jgPFCOYM86ku+Kq3M9955uZ8Ls=\n\
             .to_string()
         };
         fs::write(&file, text(1)).unwrap();
-        let access = Access::Kubeconfig { file: Some(file.clone()), context: None };
+        let access = Access::Kubeconfig { file: Some(file.clone()), choice: Choice::default() };
         let link = Link::open(&Server { access, namespace: None }).await.unwrap();
         let before = link.current.lock().await.0.clone();
         fs::write(&file, text(20000)).unwrap();
