@@ -16,7 +16,7 @@ use crate::secret::SecretBytes;
 /// The DaemonSets.
 pub const GATEWAY: &str = "culvert-gateway";
 pub const ROUTE_AGENT: &str = "culvert-route-agent";
-/// The ConfigMap with the variables of both.
+/// The ConfigMap with the variables of both, as a join has set them.
 pub const SETTINGS: &str = "culvert";
 
 /// The label of nodes that may be gateways.
@@ -31,8 +31,6 @@ const FILES: [&str; 4] = [
 
 /// What tells a gateway's pod that it has to begin anew; a mounted Secret changes without that.
 const PSK_VERSION: &str = "culvert.io/psk-version";
-/// What tells all pods so, since variables are read once.
-const SETTINGS_VERSION: &str = "culvert.io/settings-version";
 
 /// A label that no node has.
 const PARKED: &str = "culvert.io/parked";
@@ -56,20 +54,23 @@ pub fn image_of(daemon_set: &Value) -> Option<&str> {
 
 /// Returns the objects with an image and with these variables for both daemons.
 ///
-/// Pods are replaced if the variables change; the gateway's also if `psk_version` does.
+/// Pods are replaced if the variables change; the gateway's also if `psk_version` does. The variables stand in the pods
+/// themselves: a kubelet whose view of ConfigMaps is behind, as after an outage of the API server, would start a new pod
+/// with the old ones, and nothing would tell.
 pub fn objects(image: &str, variables: &BTreeMap<&str, String>, psk_version: &str) -> Vec<Value> {
     let mut objects = base();
     for object in &mut objects {
         match (object["kind"].as_str(), object["metadata"]["name"].as_str()) {
             (Some("ConfigMap"), Some(SETTINGS)) => object["data"] = json!(variables),
             (Some("DaemonSet"), name) => {
-                let mut versions = json!({SETTINGS_VERSION: version_of(variables)});
-                if name == Some(GATEWAY) {
-                    versions[PSK_VERSION] = json!(psk_version);
-                }
+                let is_gateway = name == Some(GATEWAY);
                 let template = &mut object["spec"]["template"];
-                template["metadata"]["annotations"] = versions;
-                template["spec"]["containers"][0]["image"] = json!(image);
+                if is_gateway {
+                    template["metadata"]["annotations"] = json!({PSK_VERSION: psk_version});
+                }
+                let container = &mut template["spec"]["containers"][0];
+                container["image"] = json!(image);
+                set_variables(container, variables);
             }
             _ => {}
         }
@@ -92,12 +93,14 @@ pub fn psk_secret(psk: &SecretBytes) -> Value {
     })
 }
 
-/// Returns a text that differs where the variables do. None of them is a secret.
-fn version_of(variables: &BTreeMap<&str, String>) -> String {
-    // FNV-1a: the hashes of the standard library may differ from one release to the next.
-    let text = format!("{variables:?}");
-    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, step))
+/// Puts variables into a container, in place of those that it would take from the ConfigMap. None of them is a secret.
+fn set_variables(container: &mut Value, variables: &BTreeMap<&str, String>) {
+    let own = container["env"].as_array().cloned().unwrap_or_default();
+    let set = variables.iter().map(|(name, value)| json!({"name": name, "value": value}));
+    container["env"] = own.into_iter().chain(set).collect();
+    if let Some(container) = container.as_object_mut() {
+        container.remove("envFrom");
+    }
 }
 
 /// Returns the name of the DaemonSet that takes back what another one did.
@@ -224,8 +227,8 @@ mod tests {
     #[test]
     fn settings_and_image_are_put_in_and_pods_follow_them() {
         let variables = BTreeMap::from([("SUBMARINER_CLUSTERID", "east".to_owned())]);
-        let version = |variables: &BTreeMap<&str, String>, psk: &str, name: &str| {
-            daemon_set(&objects("i:1", variables, psk), name)["spec"]["template"]["metadata"]["annotations"].clone()
+        let pods = |variables: &BTreeMap<&str, String>, psk: &str, name: &str| {
+            daemon_set(&objects("i:1", variables, psk), name)["spec"]["template"].clone()
         };
         let made = objects("i:1", &variables, "7");
         let settings = made.iter().find(|object| object["kind"] == "ConfigMap").unwrap();
@@ -233,11 +236,16 @@ mod tests {
         assert_eq!(image_of(&daemon_set(&made, ROUTE_AGENT)), Some("i:1"));
         let other = BTreeMap::from([("SUBMARINER_CLUSTERID", "west".to_owned())]);
         for name in [GATEWAY, ROUTE_AGENT] {
-            assert_eq!(version(&variables, "7", name), version(&variables, "7", name));
-            assert_ne!(version(&variables, "7", name), version(&other, "7", name));
+            let container = pods(&variables, "7", name)["spec"]["containers"][0].clone();
+            let own = json!({"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}});
+            for expected in [own, json!({"name": "SUBMARINER_CLUSTERID", "value": "east"})] {
+                assert!(container["env"].as_array().unwrap().contains(&expected), "{container}");
+            }
+            assert_eq!(container["envFrom"], Value::Null);
+            assert_ne!(pods(&variables, "7", name), pods(&other, "7", name));
         }
-        assert_ne!(version(&variables, "7", GATEWAY), version(&variables, "8", GATEWAY));
-        assert_eq!(version(&variables, "7", ROUTE_AGENT), version(&variables, "8", ROUTE_AGENT));
+        assert_ne!(pods(&variables, "7", GATEWAY), pods(&variables, "8", GATEWAY));
+        assert_eq!(pods(&variables, "7", ROUTE_AGENT), pods(&variables, "8", ROUTE_AGENT));
     }
 
     #[test]
