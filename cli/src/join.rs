@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep};
 use crate::args::Output;
 use crate::join_args::Join;
 use crate::progress::{POLL, Told, tell, wait_for_pods, wait_settled};
+use crate::site;
 use crate::table::printable;
 
 /// How long cables may take once all daemons run.
@@ -64,8 +65,11 @@ struct Plan {
     image: String,
 }
 
-/// Joins a cluster.
+/// Joins a cluster, or a site without Kubernetes.
 pub(crate) async fn run(asked: &Join) -> Result<String> {
+    if asked.standalone {
+        return site::join(asked).await;
+    }
     asked.check()?;
     let mut info = read(&asked.broker_info)?;
     if let Some(url) = &asked.broker_url {
@@ -194,6 +198,22 @@ pub(crate) fn ask(question: &str) -> Result<Option<String>> {
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).context("cannot read the answer")?;
     Ok(Some(answer.trim().to_owned()))
+}
+
+/// Asks whether something is to be done, unless `yes` says so.
+///
+/// # Errors
+///
+/// It is not to be done, or nobody is there to say so.
+pub(crate) fn confirm(yes: bool, question: &str) -> Result<()> {
+    if yes {
+        return Ok(());
+    }
+    match ask(&format!("{question} [y/N] "))? {
+        Some(answer) if ["y", "yes"].contains(&answer.to_lowercase().as_str()) => Ok(()),
+        Some(_) => bail!("nothing was changed"),
+        None => bail!("{question} Nobody is there to confirm it: pass --yes"),
+    }
 }
 
 /// Waits until this cluster is announced at the broker, and until the cables to all others that are stand; returns how

@@ -13,12 +13,21 @@ use crate::access::AccessArgs;
 use crate::args::Output;
 use crate::later;
 
+/// Where a site without Kubernetes has its records if nobody says so.
+pub(crate) const SITE_RECORDS: &str = "/var/lib/culvert/records";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Join {
     /// The file that deploy-broker wrote.
     pub(crate) broker_info: PathBuf,
     #[command(flatten)]
     pub(crate) access: AccessArgs,
+    /// Join a site without Kubernetes, such as a virtual machine: run this on its gateway.
+    #[arg(long, conflicts_with_all = ["kubeconfig", "context", "cluster", "user", "image"])]
+    pub(crate) standalone: bool,
+    /// Directory of the records of such a site; beside it is made what its daemons need to start.
+    #[arg(long, value_name = "DIR", requires = "standalone", default_value = SITE_RECORDS)]
+    pub(crate) records: PathBuf,
     /// Id of this cluster in its clusterset: a DNS label [default: the one it joined by before; else it is asked for].
     #[arg(long, value_name = "ID")]
     pub(crate) clusterid: Option<ClusterId>,
@@ -276,6 +285,16 @@ mod tests {
         assert_eq!(variables["CULVERT_HEALTHCHECK_INTERVAL_MS"], "2000");
         assert_eq!(variables["CULVERT_ALLOW_VXLAN"], "west,north");
         assert_eq!(join.image(), Some("r/c:2"));
+    }
+
+    #[test]
+    fn a_site_without_kubernetes_has_no_kubeconfig_and_runs_no_image() {
+        assert_eq!(parsed("--standalone").records, PathBuf::from(SITE_RECORDS));
+        assert_eq!(parsed("--standalone --records /r").records, PathBuf::from("/r"));
+        assert!(Line::try_parse_from(["culvert", "b.subm", "--records=/r"]).is_err());
+        for words in ["--context=c", "--kubeconfig=k", "--image=i"] {
+            assert!(Line::try_parse_from(["culvert", "b.subm", "--standalone", words]).is_err(), "{words}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod join_args;
 mod later;
 mod progress;
 mod show;
+mod site;
 mod snapshot;
 mod table;
 mod uninstall;

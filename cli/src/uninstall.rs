@@ -5,6 +5,7 @@
 //! cluster's records back at the broker; then the objects go. What fails is told in the end, and a second run goes on:
 //! what cleans is there, though parked, before what it cleans up after is deleted.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -14,8 +15,10 @@ use culvert_setup::{Kind, ObjectRef, Server};
 use tokio::time::{Instant, sleep};
 
 use crate::access::AccessArgs;
-use crate::join::ask;
+use crate::join::confirm;
+use crate::join_args::SITE_RECORDS;
 use crate::progress::{POLL, Told, tell};
+use crate::site;
 
 /// How long pods may take to end, and nodes to be cleaned (Submariner chapter 5).
 const CLEANED: Duration = Duration::from_secs(120);
@@ -24,24 +27,27 @@ const CLEANED: Duration = Duration::from_secs(120);
 pub(crate) struct Uninstall {
     #[command(flatten)]
     access: AccessArgs,
+    /// Take out a site without Kubernetes, whose daemons have ended.
+    #[arg(long, conflicts_with_all = ["kubeconfig", "context", "cluster", "user"])]
+    standalone: bool,
+    /// Directory of the records of such a site.
+    #[arg(long, value_name = "DIR", requires = "standalone", default_value = SITE_RECORDS)]
+    records: PathBuf,
     /// Do not ask.
     #[arg(long, short)]
     yes: bool,
 }
 
-/// Takes a cluster out.
+/// Takes a cluster out, or a site without Kubernetes.
 pub(crate) async fn run(asked: &Uninstall) -> Result<String> {
+    if asked.standalone {
+        return site::uninstall(&asked.records, asked.yes).await;
+    }
     let server = Server::of_kubeconfig(&asked.access.access()).await?;
     tell(&format!("Looking at this cluster, {}", server.url()));
     let installation = server.installation().await?;
     let cluster = installation.cluster.unwrap_or_else(|| "without an id".to_owned());
-    if !asked.yes {
-        match ask(&format!("Take cluster {cluster} at {} out of its clusterset? [y/N] ", server.url()))? {
-            Some(answer) if ["y", "yes"].contains(&answer.to_lowercase().as_str()) => {}
-            Some(_) => bail!("nothing was changed"),
-            None => bail!("nobody is there to confirm that cluster {cluster} is to be taken out: pass --yes"),
-        }
-    }
+    confirm(asked.yes, &format!("Take cluster {cluster} at {} out of its clusterset?", server.url()))?;
     let mut left = clean_nodes(&server).await?;
     tell("Deleting records, accounts, secrets and settings");
     let removal = server.remove_join().await.context("some objects are left; run the same command again")?;

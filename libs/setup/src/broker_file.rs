@@ -1,4 +1,5 @@
-//! Reads and writes broker files (Submariner chapter 3.2): mode 0600, and an older file is kept under another name.
+//! Reads and writes broker files (Submariner chapter 3.2): mode 0600, and an older file is kept under another name. Other
+//! secret files are written here too.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
@@ -62,20 +63,27 @@ pub fn write(path: &Path, info: &BrokerInfo, now: Timestamp) -> Result<Option<Pa
         return Ok(None);
     }
     let unfinished = with_suffix(path, "new");
-    write_secret(&unfinished, &text).map_err(error)?;
+    write_secret(&unfinished, text.as_bytes()).map_err(error)?;
     let kept = keep_older(path, now).map_err(error)?;
     fs::rename(&unfinished, path).map_err(error)?;
     Ok(kept)
 }
 
-fn write_secret(path: &Path, text: &str) -> io::Result<()> {
+/// Replaces a file that its owner alone may read, whole or not at all.
+pub(crate) fn replace_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let unfinished = with_suffix(path, "new");
+    write_secret(&unfinished, bytes)?;
+    fs::rename(&unfinished, path)
+}
+
+fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
     // One left by a run that was killed may be readable to others.
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(bytes)?;
     file.sync_all()
 }
 

@@ -23,6 +23,7 @@ mod renewal;
 mod rollout;
 mod secret;
 mod server;
+mod site;
 mod survey;
 mod token;
 
@@ -42,5 +43,6 @@ pub use renewal::{Renewals, Step, is_renewed};
 pub use rollout::Rollout;
 pub use secret::SecretBytes;
 pub use server::{Access, Granted, Right, Server, https_url};
+pub use site::{Site, SiteError};
 pub use survey::{BrokerSeen, BrokerState, Survey};
 pub use token::{Renewal, TokenClaims, TokenError, Validity};

@@ -9,6 +9,7 @@ mod connectivity;
 mod membership;
 mod outage;
 mod redundancy;
+mod standalone;
 mod world;
 
 use std::time::Instant;
@@ -49,6 +50,9 @@ fn two_clusters_and_a_third_hold_what_the_list_asks() {
         outage::an_api_server_is_away_for_minutes(&world)
     });
     case("R7: a third cluster joins and leaves", || membership::a_third_cluster_joins_and_leaves(&world));
+    case("a site without Kubernetes joins and leaves", || {
+        standalone::a_site_without_kubernetes_joins_and_leaves(&world)
+    });
     case("Culvert is updated under traffic, and changes to VXLAN", || {
         redundancy::culvert_is_updated_under_traffic(&world)
     });

@@ -1,0 +1,188 @@
+//! `join --standalone` and `uninstall --standalone`: a site without Kubernetes becomes a member, or leaves.
+//!
+//! The broker gives it an account as it gives one to a cluster, and all that speaks against it is looked for first. The
+//! daemons are the site's own to start: the command writes the files by which they are started, and says how.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+use culvert_model::ClusterId;
+use culvert_setup::{JoinError, JoinRequest, Member, Networks, Server, Settings, Site, prepare_member, read};
+use serde::Serialize;
+use tokio::process::Command;
+
+use crate::args::Output;
+use crate::join::{ask, confirm};
+use crate::join_args::Join;
+use crate::progress::tell;
+
+/// The daemons of a site, in the order in which they are taken off it: the gateway takes the records back at the broker.
+const DAEMONS: [&str; 2] = ["culvert-gateway", "culvert-route-agent"];
+const CLUSTER: &str = "SUBMARINER_CLUSTERID";
+
+/// What a run did, for people or as data.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    cluster: String,
+    /// Whether it was a member already.
+    repaired: bool,
+    cluster_cidr: Vec<String>,
+    service_cidr: Vec<String>,
+    records: PathBuf,
+    /// The file with the daemons' variables.
+    variables: PathBuf,
+    token_expires: Option<String>,
+}
+
+/// Makes a site a member, or repairs what an earlier join made.
+pub(crate) async fn join(asked: &Join) -> Result<String> {
+    asked.check()?;
+    let mut info = read(&asked.broker_info)?;
+    if let Some(url) = &asked.broker_url {
+        info.url.clone_from(url);
+    }
+    if asked.clustercidr.is_empty() {
+        bail!("a site without Kubernetes has nobody to ask for its subnets: give them with --clustercidr");
+    }
+    let site = Site::of_records(&asked.records)?;
+    let joined = site.joined()?;
+    let before = joined.as_ref().and_then(|variables| variables.get(CLUSTER)).map(String::as_str);
+    let cluster = cluster_id(asked, before)?;
+    let settings = Settings {
+        cluster: cluster.clone(),
+        networks: Networks {
+            plugin: "none".to_owned(),
+            pods: asked.clustercidr.clone(),
+            services: asked.servicecidr.clone(),
+        },
+        broker_url: info.url.clone(),
+        broker_namespace: info.namespace.clone(),
+        variables: asked.variables(),
+    };
+    site.check(&settings)?;
+    let broker = Server::of_broker(&info).await?;
+    let identity = site.prepare()?;
+    let request = JoinRequest {
+        member: Member { broker: info.namespace.clone(), cluster },
+        identity,
+        known: before.is_some(),
+        claims: asked.clustercidr.iter().chain(&asked.servicecidr).copied().collect(),
+    };
+    tell(&format!("Asking the broker for this site's account, {}", broker.url()));
+    let credentials = match prepare_member(&broker, &request, info.ca.as_deref()).await {
+        Ok(credentials) => credentials,
+        Err(error @ JoinError::Refused { .. }) => bail!("{error}"),
+        Err(JoinError::Server(error)) => return Err(error.into()),
+    };
+    tell(&format!("Writing {}", site.variables_file().display()));
+    site.keep(&settings, &info.psk, &credentials)?;
+    let texts = |cidrs: &[ipnet::IpNet]| cidrs.iter().map(ToString::to_string).collect();
+    let report = Report {
+        cluster: settings.cluster.to_string(),
+        repaired: before.is_some(),
+        cluster_cidr: texts(&settings.networks.pods),
+        service_cidr: texts(&settings.networks.services),
+        records: site.records().to_owned(),
+        variables: site.variables_file(),
+        token_expires: credentials.expires.map(|time| time.to_string()),
+    };
+    render(&report, asked.output)
+}
+
+/// Returns the id that was given, or had before, or that somebody types.
+fn cluster_id(asked: &Join, before: Option<&str>) -> Result<ClusterId> {
+    match (&asked.clusterid, before) {
+        (Some(id), Some(before)) if id.as_str() != before => bail!(
+            "this site has joined as {before}: pass --clusterid {before} to repair it, or run `culvert uninstall \
+             --standalone` first"
+        ),
+        (Some(id), _) => Ok(id.clone()),
+        (None, Some(before)) => before.parse().with_context(|| format!("this site has joined by {before:?}")),
+        (None, None) => match ask("Id of this site in its clusterset: ")? {
+            Some(id) => id.parse().with_context(|| format!("{id:?} is no id")),
+            None => bail!("this site needs an id: give it with --clusterid"),
+        },
+    }
+}
+
+/// Takes a site out of its clusterset, and everything of Culvert off this machine but its programs.
+pub(crate) async fn uninstall(records: &Path, yes: bool) -> Result<String> {
+    let site = Site::of_records(records)?;
+    let Some(variables) = site.joined()? else {
+        bail!("no site has joined from here ({} is not there): name its --records", site.variables_file().display());
+    };
+    let cluster = variables.get(CLUSTER).map_or("without an id", String::as_str);
+    confirm(yes, &format!("Take site {cluster} out of its clusterset?"))?;
+    for daemon in DAEMONS {
+        tell(&format!("Taking {daemon} off this machine"));
+        clean(daemon, &variables).await?;
+    }
+    site.forget()?;
+    Ok(format!("Site {cluster} is uninstalled; its records' directory stays: {}\n", site.records().display()))
+}
+
+/// Runs a daemon's own uninstallation.
+async fn clean(daemon: &str, variables: &BTreeMap<String, String>) -> Result<()> {
+    let beside = std::env::current_exe().ok().and_then(|tool| Some(tool.parent()?.join(daemon)));
+    let program = beside.filter(|program| program.is_file()).unwrap_or_else(|| daemon.into());
+    let mut command = Command::new(&program);
+    let output = command.arg("--uninstall").envs(variables).stdin(Stdio::null()).output().await;
+    let output = output.with_context(|| format!("cannot run {}: is it installed?", program.display()))?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr);
+        let last = words.trim().lines().next_back().unwrap_or("it says nothing");
+        bail!("{daemon} --uninstall: {last}; once that is mended, run the same command again");
+    }
+    Ok(())
+}
+
+fn render(report: &Report, output: Output) -> Result<String> {
+    match output {
+        Output::Json => Ok(serde_json::to_string_pretty(report)? + "\n"),
+        Output::Yaml => Ok(serde_yaml_ng::to_string(report)?),
+        Output::Table => {
+            let done = if report.repaired { "is repaired" } else { "has joined" };
+            let mut text = format!("Site {} {done}\nSubnets: {}\n", report.cluster, report.cluster_cidr.join(", "));
+            if let Some(expires) = &report.token_expires {
+                let _ = writeln!(text, "Its token at the broker expires at {expires}; the gateway renews it");
+            }
+            let _ = writeln!(
+                text,
+                "Start the daemons, or start them again, with the variables of {}:",
+                report.variables.display()
+            );
+            let _ = writeln!(text, "    set -a; . {}; set +a", report.variables.display());
+            let _ = writeln!(text, "    {} & {} &", DAEMONS[0], DAEMONS[1]);
+            Ok(text)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_site_is_told_how_its_daemons_start() {
+        let report = Report {
+            cluster: "edge".to_owned(),
+            repaired: false,
+            cluster_cidr: vec!["10.9.0.0/16".to_owned()],
+            service_cidr: vec![],
+            records: "/r/records".into(),
+            variables: "/r/site/site.env".into(),
+            token_expires: Some("2030-01-01T00:00:00Z".to_owned()),
+        };
+        let text = render(&report, Output::Table).unwrap();
+        assert!(text.starts_with("Site edge has joined\nSubnets: 10.9.0.0/16\n"), "{text}");
+        assert!(
+            text.ends_with("    set -a; . /r/site/site.env; set +a\n    culvert-gateway & culvert-route-agent &\n")
+        );
+        let json: serde_json::Value = serde_json::from_str(&render(&report, Output::Json).unwrap()).unwrap();
+        assert_eq!((&json["variables"], &json["repaired"]), (&"/r/site/site.env".into(), &false.into()));
+    }
+}
