@@ -20,8 +20,7 @@ use serde_json::json;
 use tokio::sync::{Mutex, watch};
 
 use super::answer::{Peer, cause_of};
-use super::proxy;
-use crate::authorities;
+use crate::{authorities, proxy};
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// Without a byte from the server; a watch ends by itself before.
@@ -176,13 +175,11 @@ impl Access {
             }
             Self::Secret { address, directory } => (mounted(&https(address)?, directory)?.0, None, None),
         };
-        let own_proxy = proxy_of(&kubeconfig, context.as_deref());
         let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
-        let mut config = config.map_err(|error| cause_of(&error))?;
-        if own_proxy.is_none() {
-            let host = config.cluster_url.host().unwrap_or_default();
-            config.proxy_url = proxy::of_environment(host).and_then(|proxy| proxy.parse().ok());
+        let mut config = proxy::config_of(kubeconfig, &options).await.map_err(|error| cause_of(&error))?;
+        if let Self::Pod = self {
+            // A proxy is the way out of the cluster: from there its own API server has no such address.
+            config.proxy_url = None;
         }
         config.root_cert_file = authority;
         if let Self::Secret { .. } = self {
@@ -225,14 +222,6 @@ fn https(address: &str) -> Result<String, String> {
         Some(("https", _)) => Ok(address.to_owned()),
         Some(_) => Err(format!("{address} is not encrypted: give an address that answers to https")),
     }
-}
-
-/// Returns the proxy that a kubeconfig itself names.
-fn proxy_of(kubeconfig: &Kubeconfig, context: Option<&str>) -> Option<String> {
-    let context = context.or(kubeconfig.current_context.as_deref())?;
-    let context = kubeconfig.contexts.iter().find(|named| named.name == context)?.context.as_ref()?;
-    let cluster = kubeconfig.clusters.iter().find(|named| named.name == context.cluster)?.cluster.as_ref()?;
-    cluster.proxy_url.clone().filter(|proxy| !proxy.is_empty())
 }
 
 #[cfg(test)]
