@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use crate::access::AccessArgs;
 use crate::args::Output;
 use crate::later;
+use crate::proxy_args::ProxyArgs;
 
 /// Where a site without Kubernetes has its records if nobody says so.
 pub(crate) const SITE_RECORDS: &str = "/var/lib/culvert/records";
@@ -49,8 +50,8 @@ pub(crate) struct Join {
     /// Whether gateways are reached by their public addresses.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     natt: bool,
-    /// How gateways find their public addresses: ipv4:ADDRESS, dns:NAME, api:HOST/PATH, tried in order [default: nobody
-    /// is asked].
+    /// How gateways find their public addresses: ipv4:ADDRESS, dns:NAME, api:HOST/PATH, or lb:SERVICE for the load
+    /// balancer of a Service in namespace submariner-operator; tried in order [default: nobody is asked].
     #[arg(long, value_name = "RESOLVERS")]
     public_ip: Option<String>,
     /// Whether a node is made a gateway if none has the label for it.
@@ -74,6 +75,8 @@ pub(crate) struct Join {
     /// Log more.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set, value_name = "BOOL")]
     pod_debug: bool,
+    #[command(flatten)]
+    proxy: ProxyArgs,
     #[arg(long, short, value_enum, default_value_t)]
     pub(crate) output: Output,
     #[command(flatten)]
@@ -111,6 +114,7 @@ impl Join {
         {
             bail!("--image: there is no image {name:?}: pass an image, or culvert=IMAGE");
         }
+        self.proxy.check()?;
         self.later.check()
     }
 
@@ -139,7 +143,9 @@ impl Join {
             ),
             ("CULVERT_LOG", self.pod_debug.then(|| "debug,boringtun=off".to_owned())),
         ];
-        variables.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
+        variables.extend(
+            optional.into_iter().chain(self.proxy.variables()).filter_map(|(name, value)| Some((name, value?))),
+        );
         variables
     }
 }
@@ -181,12 +187,6 @@ struct Later {
     load_balancer: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     air_gapped: Option<String>,
-    #[arg(long, hide = true)]
-    http_proxy: Option<String>,
-    #[arg(long, hide = true)]
-    https_proxy: Option<String>,
-    #[arg(long, hide = true)]
-    no_proxy: Option<String>,
 }
 
 impl Later {
@@ -199,7 +199,6 @@ impl Later {
         let release = "one image has all: pass it with --image";
         let ipsec = "it is about IPsec cables, which do not exist yet: leave it out";
         let operator = "there is no operator: for more of the daemons' logs pass --pod-debug";
-        let proxy = "the daemons take no proxy from here yet: reach the broker without one";
         later::refuse(&[
             ("--globalnet", &self.globalnet, globalnet),
             ("--globalnet-cidr", &self.globalnet_cidr, globalnet),
@@ -218,12 +217,10 @@ impl Later {
             (
                 "--load-balancer",
                 &self.load_balancer,
-                "load balancers in front of gateways do not exist yet: leave it out",
+                "no load balancer is made here: make a Service of that type in namespace submariner-operator, and pass \
+                 --public-ip lb:SERVICE",
             ),
             ("--air-gapped", &self.air_gapped, "nobody outside is asked unless --public-ip says so: leave both out"),
-            ("--http-proxy", &self.http_proxy, proxy),
-            ("--https-proxy", &self.https_proxy, proxy),
-            ("--no-proxy", &self.no_proxy, proxy),
         ])
     }
 }
@@ -256,6 +253,7 @@ mod tests {
             ("--image-override submariner-gateway=x", "--image"),
             ("--load-balancer", "--load-balancer"),
             ("--repository quay.io/x", "--repository"),
+            ("--https-proxy http://user:password@proxy:3128", "--https-proxy"),
         ] {
             let error = parsed(words).check().unwrap_err().to_string();
             assert!(error.starts_with(&format!("{flag}: ")), "{error}");
@@ -274,7 +272,7 @@ mod tests {
         assert_eq!(variables.len(), 4);
         assert_eq!(variables["SUBMARINER_CABLEDRIVER"], "wireguard");
         let words = "--natt=false --nattport 4501 --health-check-interval 2 --pod-debug \
-                     --cable-driver vxlan --allow-vxlan west,north --image culvert=r/c:2";
+                     --cable-driver vxlan --allow-vxlan west,north --image culvert=r/c:2 --https-proxy proxy:3128";
         let join = parsed(words);
         join.check().unwrap();
         let variables = join.variables();
@@ -284,6 +282,7 @@ mod tests {
         );
         assert_eq!(variables["CULVERT_HEALTHCHECK_INTERVAL_MS"], "2000");
         assert_eq!(variables["CULVERT_ALLOW_VXLAN"], "west,north");
+        assert_eq!(variables["HTTPS_PROXY"], "http://proxy:3128");
         assert_eq!(join.image(), Some("r/c:2"));
     }
 

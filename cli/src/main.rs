@@ -14,6 +14,7 @@ mod join;
 mod join_args;
 mod later;
 mod progress;
+mod proxy_args;
 mod show;
 mod site;
 mod snapshot;

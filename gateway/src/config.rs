@@ -49,8 +49,8 @@ pub struct Args {
     /// Address of this node in its own network, or one of each family [default: the source of the default route].
     #[arg(long, env = "CULVERT_PRIVATE_IP", value_delimiter = ',')]
     pub private_ip: Vec<String>,
-    /// How to find the public address: `ipv4:ADDRESS`, `dns:NAME`, `api:HOST/PATH`, tried in order. Nobody is asked
-    /// unless named here.
+    /// How to find the public address: `ipv4:ADDRESS`, `dns:NAME`, `api:HOST/PATH`, or `lb:SERVICE` for the load
+    /// balancer of a Service in the namespace of the records; tried in order. Nobody is asked unless named here.
     #[arg(long, env = "SUBMARINER_PUBLICIP", default_value = "")]
     pub public_ip: String,
     /// Whether this gateway sits behind NAT, as the other clusters are told.
@@ -175,6 +175,10 @@ pub enum ConfigError {
     AllowVxlan(#[source] ClusterIdError),
     #[error("--public-ip: {0}")]
     Resolver(#[from] ResolverError),
+    #[error(
+        "--public-ip: {resolver} asks for a Service, which a directory of records has not: use ipv4:, dns: or api:"
+    )]
+    NoServices { resolver: Resolver },
     #[error(transparent)]
     Ports(#[from] PortsError),
     #[error("lease: {0}")]
@@ -216,6 +220,7 @@ impl TryFrom<Args> for Config {
             interval: Duration::from_millis(args.node.health_check_interval_ms),
             max_lost: args.node.health_check_max_packet_loss,
         };
+        let resolvers = resolvers(&args.public_ip, &records)?;
         Ok(Self {
             cluster,
             pods,
@@ -225,7 +230,7 @@ impl TryFrom<Args> for Config {
             broker,
             node,
             private: flags::addresses("--private-ip", &args.private_ip)?,
-            resolvers: parse_resolvers(&args.public_ip)?,
+            resolvers,
             nat_enabled: args.nat_enabled,
             backend,
             allow_vxlan,
@@ -241,6 +246,15 @@ impl TryFrom<Args> for Config {
             health: args.node.health_check.then_some(health),
             metrics: metrics_address(args.metrics_address)?,
         })
+    }
+}
+
+fn resolvers(list: &str, records: &Location) -> Result<Vec<Resolver>, ConfigError> {
+    let resolvers = parse_resolvers(list)?;
+    let service = resolvers.iter().find(|resolver| matches!(resolver, Resolver::LoadBalancer(_)));
+    match (service, records) {
+        (Some(resolver), Location::Directory(_)) => Err(ConfigError::NoServices { resolver: resolver.clone() }),
+        (_, Location::Directory(_) | Location::Server(_)) => Ok(resolvers),
     }
 }
 
@@ -361,6 +375,15 @@ mod tests {
         assert!(matches!(two, Err(ConfigError::TwoBrokers)));
         let none = broker_of(&["--broker-server=api"], None);
         assert!(matches!(none, Err(ConfigError::NoBrokerSecret { server }) if server == "api"));
+    }
+
+    #[test]
+    fn only_an_api_server_has_services() {
+        let list = "ipv4:198.51.100.7,lb:gateways";
+        let server = Location::Server(Server { access: Access::Pod, namespace: None });
+        assert_eq!(resolvers(list, &server).expect("resolvers").len(), 2);
+        let error = resolvers(list, &Location::from("/r")).expect_err("a directory").to_string();
+        assert!(error.contains("lb:gateways") && error.ends_with("use ipv4:, dns: or api:"), "{error}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use culvert_gateway_core::desired::{DesiredInputs, VxlanSettings, desired};
 use culvert_gateway_core::election::Role;
 use culvert_gateway_core::local_endpoint::{LocalFacts, cni_addresses, local_endpoint};
 use culvert_gateway_core::nat_discovery::OwnEndpoint;
+use culvert_gateway_core::public_ip::uses_load_balancer;
 use culvert_gateway_core::succession::Succession;
 use culvert_kernel::{Kernel, NodeFacts, nft_counters, node_facts};
 use culvert_model::{Addresses, CableKind, CableName, Endpoint, ForeignSubnets, IpFamily, cable_mtu, clipped};
@@ -97,7 +98,7 @@ impl Gateway {
         Ok(Self {
             candidacy: Candidacy::start(&config.node, config.election, records.clone(), wake.clone()).await,
             prober: config.health.map(|timing| Prober::start(timing, wake.clone())),
-            public_ip: PublicIp::start(config.resolvers.clone(), wake.clone()),
+            public_ip: PublicIp::start(config.resolvers.clone(), records.clone(), wake.clone()),
             config,
             identity,
             preshared_key,
@@ -284,6 +285,7 @@ impl Gateway {
             cluster_cidrs: self.config.pods.clone(),
             private,
             public: self.public_ip.found(),
+            using_load_balancer: uses_load_balancer(&self.config.resolvers),
             cni: cni_addresses(node_addresses, &self.config.pods),
             nat_enabled: self.config.nat_enabled,
             backend: self.config.backend,

@@ -4,10 +4,13 @@ use std::io::{self, Read};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use culvert_api::Service;
 use culvert_gateway_core::public_ip::{Resolver, first_ipv4, lowest};
 use culvert_model::Addresses;
+use culvert_runtime::proxy;
 use culvert_runtime::reconcile::Wake;
 use culvert_runtime::task::{Ended, Task};
+use culvert_runtime::{Records, StoreError};
 use tokio::sync::watch;
 
 /// Between two looks (Submariner chapter 4.5).
@@ -26,6 +29,22 @@ enum LookUpError {
     Unanswered { resolver: Resolver, source: io::Error },
     #[error("public IP resolver {resolver} answers without an address")]
     NoAddress { resolver: Resolver },
+    #[error("public IP resolver {resolver} cannot read the Service")]
+    Unread { resolver: Resolver, source: StoreError },
+    #[error("public IP resolver {resolver} finds no such Service in the namespace of this cluster's records")]
+    NoService { resolver: Resolver },
+    #[error(
+        "public IP resolver {resolver} finds no address at the Service yet: see that it is of type LoadBalancer, and \
+         that something in this cluster gives such Services addresses"
+    )]
+    NoIngress { resolver: Resolver },
+}
+
+/// Where a load balancer is, as its Service says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Ingress {
+    Addresses(Addresses),
+    Host(String),
 }
 
 /// What the look-ups have come to.
@@ -44,11 +63,12 @@ pub(crate) struct PublicIp {
 }
 
 impl PublicIp {
-    /// Looks for the address now, and then every minute; `wake` rings whenever the outcome changes.
-    pub(crate) fn start(resolvers: Vec<Resolver>, wake: Wake) -> Self {
+    /// Looks for the address now, and then every minute; `wake` rings whenever the outcome changes. `records` have the
+    /// Services of load balancers beside them.
+    pub(crate) fn start(resolvers: Vec<Resolver>, records: Records, wake: Wake) -> Self {
         let (sender, outcome) = watch::channel(Outcome { found: literal(&resolvers), complaint: None });
         let task = (!resolvers.is_empty())
-            .then(|| Task::spawn("the public-IP look-up", wake.clone(), run(resolvers, sender, wake)));
+            .then(|| Task::spawn("the public-IP look-up", wake.clone(), run(resolvers, records, sender, wake)));
         Self { outcome, task }
     }
 
@@ -71,13 +91,13 @@ impl PublicIp {
 fn literal(resolvers: &[Resolver]) -> Addresses {
     match resolvers.first() {
         Some(Resolver::Literal(address)) => Addresses::from(IpAddr::V4(*address)),
-        Some(Resolver::Dns(_) | Resolver::Api(_)) | None => Addresses::default(),
+        Some(Resolver::Dns(_) | Resolver::Api(_) | Resolver::LoadBalancer(_)) | None => Addresses::default(),
     }
 }
 
-async fn run(resolvers: Vec<Resolver>, outcome: watch::Sender<Outcome>, wake: Wake) {
+async fn run(resolvers: Vec<Resolver>, records: Records, outcome: watch::Sender<Outcome>, wake: Wake) {
     loop {
-        let next = match resolve(&resolvers).await {
+        let next = match resolve(&resolvers, &records).await {
             Ok(found) => Outcome { found, complaint: None },
             Err(errors) => {
                 let errors: Vec<String> =
@@ -101,22 +121,50 @@ async fn run(resolvers: Vec<Resolver>, outcome: watch::Sender<Outcome>, wake: Wa
 /// # Errors
 ///
 /// No resolver works: what each has to say.
-async fn resolve(resolvers: &[Resolver]) -> Result<Addresses, Vec<LookUpError>> {
+async fn resolve(resolvers: &[Resolver], records: &Records) -> Result<Addresses, Vec<LookUpError>> {
     let mut errors = Vec::new();
     for resolver in resolvers {
+        let unanswered = |source| LookUpError::Unanswered { resolver: resolver.clone(), source };
         let found = match resolver {
             Resolver::Literal(address) => Ok(Addresses::from(IpAddr::V4(*address))),
-            Resolver::Dns(name) => look_up(name).await,
-            Resolver::Api(url) => ask(format!("https://{url}"), TIMEOUT).await,
+            Resolver::Dns(name) => look_up(name).await.map_err(unanswered),
+            Resolver::Api(url) => ask(format!("https://{url}"), TIMEOUT).await.map_err(unanswered),
+            Resolver::LoadBalancer(service) => match find_ingress(service, resolver, records).await {
+                Ok(Ingress::Addresses(addresses)) => Ok(addresses),
+                Ok(Ingress::Host(name)) => look_up(&name).await.map_err(unanswered),
+                Err(error) => Err(error),
+            },
         };
-        let resolver = resolver.clone();
         match found {
             Ok(addresses) if addresses != Addresses::default() => return Ok(addresses),
-            Ok(_) => errors.push(LookUpError::NoAddress { resolver }),
-            Err(source) => errors.push(LookUpError::Unanswered { resolver, source }),
+            Ok(_) => errors.push(LookUpError::NoAddress { resolver: resolver.clone() }),
+            Err(error) => errors.push(error),
         }
     }
     Err(errors)
+}
+
+/// Reads where the load balancer of a Service is.
+async fn find_ingress(service: &str, resolver: &Resolver, records: &Records) -> Result<Ingress, LookUpError> {
+    let resolver = resolver.clone();
+    match records.find::<Service>(service).await {
+        Ok(Some(service)) => ingress(&service).ok_or(LookUpError::NoIngress { resolver }),
+        Ok(None) => Err(LookUpError::NoService { resolver }),
+        Err(source) => Err(LookUpError::Unread { resolver, source }),
+    }
+}
+
+/// Returns the first address of each family that a Service has been given, or else the first host name.
+fn ingress(service: &Service) -> Option<Ingress> {
+    let given = service.status.as_ref()?.load_balancer.as_ref()?.ingress.as_deref()?;
+    let mut addresses = Addresses::default();
+    for address in given.iter().rev().filter_map(|one| one.ip.as_deref()?.parse().ok()) {
+        addresses.set(address);
+    }
+    if addresses != Addresses::default() {
+        return Some(Ingress::Addresses(addresses));
+    }
+    given.iter().find_map(|one| one.hostname.clone().filter(|name| !name.is_empty())).map(Ingress::Host)
 }
 
 async fn look_up(name: &str) -> io::Result<Addresses> {
@@ -127,7 +175,8 @@ async fn look_up(name: &str) -> io::Result<Addresses> {
 /// Asks a service that answers with the address it is asked from.
 async fn ask(url: String, timeout: Duration) -> io::Result<Addresses> {
     let asked = tokio::task::spawn_blocking(move || {
-        let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(timeout)).build().into();
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().timeout_global(Some(timeout)).proxy(proxy_for(&url)?).build().into();
         let answer = agent.get(url).call().map_err(io::Error::other)?;
         let mut body = Vec::new();
         answer.into_body().into_reader().take(MAX_BODY).read_to_end(&mut body)?;
@@ -136,8 +185,17 @@ async fn ask(url: String, timeout: Duration) -> io::Result<Addresses> {
     asked.await.map_err(io::Error::other)?
 }
 
+/// Returns the proxy of the environment for a URL, by the same rules as for API servers.
+fn proxy_for(url: &str) -> io::Result<Option<ureq::Proxy>> {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest).split('/').next().unwrap_or_default();
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let proxy = proxy::of_environment(host).map(|proxy| ureq::Proxy::new(&proxy));
+    proxy.transpose().map_err(|_| io::Error::other("HTTPS_PROXY is no URL of a proxy: write it as http://HOST:PORT"))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::Write;
     use std::net::{Ipv4Addr, TcpListener};
 
@@ -146,6 +204,11 @@ mod tests {
     const LITERAL: Resolver = Resolver::Literal(Ipv4Addr::new(198, 51, 100, 7));
     /// For one request; nothing on loopback takes that long unless it never ends.
     const PATIENCE: Duration = Duration::from_millis(500);
+
+    /// Returns a store without any record.
+    fn nothing() -> Records {
+        Records::open("/nonexistent")
+    }
 
     /// Serves one request with these bytes and returns the URL; `None` never answers.
     fn server(answer: Option<&'static [u8]>) -> String {
@@ -168,8 +231,8 @@ mod tests {
     async fn the_first_resolver_that_works_counts() {
         let nobody = Resolver::Dns("no-such-host.invalid".to_owned());
         let local = Resolver::Dns("127.0.0.1".to_owned());
-        assert!(resolve(&[]).await.unwrap_err().is_empty());
-        let found = resolve(&[nobody, local, LITERAL]).await.expect("an address");
+        assert!(resolve(&[], &nothing()).await.unwrap_err().is_empty());
+        let found = resolve(&[nobody, local, LITERAL], &nothing()).await.expect("an address");
         assert_eq!(found.v4, Some(Ipv4Addr::LOCALHOST));
     }
 
@@ -177,14 +240,17 @@ mod tests {
     async fn a_service_that_does_not_answer_is_passed_over() {
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let api = Resolver::Api(format!("{closed}/ip"));
-        assert_eq!(resolve(&[api, LITERAL]).await.expect("an address").v4, Some(Ipv4Addr::new(198, 51, 100, 7)));
+        assert_eq!(
+            resolve(&[api, LITERAL], &nothing()).await.expect("an address").v4,
+            Some(Ipv4Addr::new(198, 51, 100, 7))
+        );
     }
 
     #[tokio::test]
     async fn every_resolver_is_named_when_none_works() {
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let resolvers = [Resolver::Dns("no-such-host.invalid".to_owned()), Resolver::Api(format!("{closed}/ip"))];
-        let errors = resolve(&resolvers).await.unwrap_err();
+        let errors = resolve(&resolvers, &nothing()).await.unwrap_err();
         for (error, resolver) in errors.iter().zip(&resolvers) {
             assert!(error.to_string().contains(&resolver.to_string()), "{error}");
         }
@@ -192,13 +258,42 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_load_balancer_is_where_its_service_says() {
+        let store = tempfile::tempdir().unwrap();
+        let records = Records::open(store.path());
+        let resolvers = [Resolver::LoadBalancer("gateways".to_owned())];
+        fs::create_dir(store.path().join("services")).unwrap();
+        let write = |status: &str| {
+            let frame = "apiVersion: v1\nkind: Service\nmetadata: {name: gateways}\nspec: {type: LoadBalancer}\n";
+            fs::write(store.path().join("services/gateways.yaml"), format!("{frame}status: {status}\n")).unwrap();
+        };
+        let error =
+            async || format!("{:#}", anyhow::Error::from(resolve(&resolvers, &records).await.unwrap_err().remove(0)));
+
+        assert!(error().await.contains("lb:gateways finds no such Service"), "{}", error().await);
+        write("{loadBalancer: {}}");
+        assert!(error().await.contains("no address at the Service yet"), "{}", error().await);
+        let found = async || resolve(&resolvers, &records).await.unwrap();
+        write("{loadBalancer: {ingress: [{ip: 203.0.113.9}, {ip: 203.0.113.8}, {ip: '2001:db8::1'}]}}");
+        let both = [IpAddr::from([203, 0, 113, 9]), "2001:db8::1".parse().unwrap()];
+        assert_eq!(found().await, both.into_iter().collect());
+        write("{loadBalancer: {ingress: [{hostname: 127.0.0.1}]}}");
+        assert_eq!(found().await.v4, Some(Ipv4Addr::LOCALHOST));
+        write("{loadBalancer: {ingress: [{hostname: no-such-host.invalid}]}}");
+        assert!(error().await.contains("lb:gateways does not answer"), "{}", error().await);
+        write("[]");
+        assert!(error().await.contains("cannot read the Service: "), "{}", error().await);
+    }
+
+    #[tokio::test]
     async fn a_failure_is_complained_about_until_it_ends() {
-        let public = PublicIp::start(vec![Resolver::Dns("no-such-host.invalid".to_owned())], Wake::default());
+        let public =
+            PublicIp::start(vec![Resolver::Dns("no-such-host.invalid".to_owned())], nothing(), Wake::default());
         let mut outcome = public.outcome.clone();
         outcome.wait_for(|outcome| outcome.complaint.is_some()).await.unwrap();
         let complaint = public.complaint().expect("a complaint");
         assert!(complaint.contains("dns:no-such-host.invalid") && complaint.contains("--public-ip"), "{complaint}");
-        assert_eq!(PublicIp::start(vec![LITERAL], Wake::default()).complaint(), None);
+        assert_eq!(PublicIp::start(vec![LITERAL], nothing(), Wake::default()).complaint(), None);
     }
 
     #[tokio::test]

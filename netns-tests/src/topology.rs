@@ -91,7 +91,8 @@ impl ClusterPlan {
         }
     }
 
-    pub(crate) fn router_address(&self) -> Ipv4Addr {
+    /// Returns the router's address in the nodes' network.
+    pub fn router_address(&self) -> Ipv4Addr {
         nth_address(self.node_network, 1)
     }
 

@@ -9,12 +9,16 @@ use std::time::Duration;
 use culvert_netns_tests::kubernetes::{
     BROKER_NAMESPACE, Cluster, Installer, Lab, NAMESPACE, Plan, Pod, ProxyMode, Web, join_line, serve, state,
 };
-use culvert_netns_tests::{Binaries, Conversation, leftovers, wait_for};
+use culvert_netns_tests::{Binaries, ConnectProxy, Conversation, leftovers, wait_for};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Of a flow that lives on.
 const FLOW_PORT: u16 = 7000;
+/// Of the proxy between a cluster and the world.
+const PROXY_PORT: u16 = 3128;
+/// What load balancers are given, one after the other.
+const BALANCERS: [&str; 2] = ["203.0.113.77", "203.0.113.78"];
 
 /// Runs a line of `culvert` that succeeds and returns what it prints.
 fn typed(lab: &Lab, installer: &Installer, cluster: &Cluster, line: &str) -> String {
@@ -89,6 +93,48 @@ fn assert_well(installer: &Installer, cluster: &Cluster) {
 fn own_pods(cluster: &Cluster) -> Vec<String> {
     let pods = cluster.items(&format!("get pods --namespace {NAMESPACE}")).unwrap();
     pods.iter().map(|pod| pod["metadata"]["uid"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Puts a proxy on the router of a cluster, which from now on is the only way to a broker.
+fn hide_behind_proxy(cluster: &Cluster, broker: &Cluster) -> (ConnectProxy, SocketAddrV4) {
+    let address = SocketAddrV4::new(cluster.plan.network.router_address(), PROXY_PORT);
+    let rule = format!(
+        "table ip no-broker {{
+    chain forward {{
+        type filter hook forward priority filter
+        ip daddr {} tcp dport 6443 reject with tcp reset
+    }}
+}}",
+        broker.public_address
+    );
+    cluster.router.nft(&rule).unwrap();
+    (ConnectProxy::start(&cluster.router, address).unwrap(), address)
+}
+
+/// Asserts that the gateways of a cluster are announced at the broker with the address that a Service is given, and with
+/// the next one; before, they say what they lack.
+fn assert_balanced(cluster: &Cluster, broker: &Cluster, service: &str) {
+    let complaint = format!("public IP resolver lb:{service} finds no address at the Service yet");
+    wait_for("a word about the load balancer", PATIENCE, || {
+        let gateways = cluster.items(&format!("get gateways.submariner.io --namespace {NAMESPACE}"))?;
+        let said = |gateway: &Value| gateway["status"]["statusFailure"].to_string().contains(&complaint);
+        Ok(gateways.iter().any(said).then_some(()))
+    })
+    .unwrap();
+    for address in BALANCERS {
+        let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": address}]}}});
+        let patch = format!("patch service {service} --subresource=status --type=merge --patch {status}");
+        cluster.kubectl(&format!("--namespace {NAMESPACE} {patch}")).unwrap();
+        wait_for(&format!("the Endpoint with {address}"), PATIENCE, || {
+            let endpoints = broker.items(&format!("get endpoints.submariner.io --namespace {BROKER_NAMESPACE}"))?;
+            let own = endpoints.iter().find(|endpoint| endpoint["spec"]["cluster_id"] == cluster.name());
+            let spec = own.map(|endpoint| &endpoint["spec"]);
+            let is_there =
+                |spec: &Value| spec["public_ip"] == address && spec["backend_config"]["using-loadbalancer"] == "true";
+            Ok(spec.is_some_and(is_there).then_some(()))
+        })
+        .unwrap();
+    }
 }
 
 fn exists(cluster: &Cluster, object: &str) -> bool {
@@ -167,11 +213,16 @@ fn two_clusters_join_by_command_alone_and_leave_nothing() {
     let mut flow = Conversation::open(&client, &server, to).unwrap();
     flow.say(b"before").unwrap();
     flow.hear(b"before", PATIENCE).unwrap();
-    run(west, &format!("{} --health-check-interval 1", join(west)));
+    let (proxy, proxy_address) = hide_behind_proxy(west, east);
+    west.kubectl(&format!("--namespace {NAMESPACE} create service loadbalancer gateways --tcp=4500:4500")).unwrap();
+    run(west, &format!("{} --https-proxy {proxy_address} --public-ip lb:gateways", join(west)));
     assert!(own_pods(west).iter().all(|pod| !before.contains(pod)));
     flow.say(b"after").unwrap();
     flow.hear(b"after", PATIENCE).unwrap();
     flow.close().unwrap();
+    // What they ask of the broker goes through the proxy, and nothing else does.
+    assert_balanced(west, east, "gateways");
+    assert_eq!(proxy.asked(), [format!("{}:6443", east.public_address)].into());
 
     let unasked = refused(west, "uninstall");
     assert!(unasked.contains("--yes"), "{unasked}");

@@ -19,6 +19,9 @@ pub struct LocalFacts {
     pub private: Addresses,
     /// What the resolvers gave; empty when there are none.
     pub public: Addresses,
+    /// Whether the public address is a load balancer's. Other gateways then look for the private address for 6 s
+    /// instead of 60, and take the public one, with NAT, if they find none (chapters 4.4 and 4.6).
+    pub using_load_balancer: bool,
     /// The node's address in the pod network; see [`cni_addresses`].
     pub cni: Addresses,
     pub nat_enabled: bool,
@@ -76,7 +79,7 @@ pub fn local_endpoint(facts: &LocalFacts) -> Result<Endpoint, LocalEndpointError
         udp_port: facts.ports.wireguard,
         nat_discovery_port: facts.nat_discovery_port,
         public_key: Some(facts.public_key),
-        using_load_balancer: false,
+        using_load_balancer: facts.using_load_balancer,
         culvert: true,
         created: facts.created,
     })
@@ -137,6 +140,7 @@ mod tests {
             cluster_cidrs: vec![net("10.1.0.0/16"), net("100.1.0.0/16")],
             private: Addresses::from(address("192.168.1.10")),
             public: Addresses::default(),
+            using_load_balancer: true,
             cni: Addresses::from(address("10.1.0.1")),
             nat_enabled: true,
             backend: CableKind::Vxlan,
@@ -156,6 +160,7 @@ mod tests {
         assert_eq!(endpoint.public_key, Some(PublicKey([7; 32])));
         assert_eq!(endpoint.health_check, Addresses::from(address("10.1.0.1")));
         assert_eq!(endpoint.udp_port, 4501);
+        assert!(endpoint.using_load_balancer);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Decides how the gateway finds the address under which the Internet reaches it.
 //!
 //! The resolver list is Submariner's (chapter 4.5): comma-separated `method:value`, tried in order. No third party is
-//! asked unless the list names it.
+//! asked unless the list names it. A load balancer is found by its Service, in the namespace of the cluster's records.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use culvert_model::Addresses;
+use culvert_model::{Addresses, is_dns_label};
 
 /// One way to find the public address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub enum Resolver {
     Dns(String),
     /// `api:host/path`: get `https://host/path` and take [`first_ipv4`] of the body.
     Api(String),
+    /// `lb:name`: take the first address at the Service `name`, or look its first host name up.
+    LoadBalancer(String),
 }
 
 /// As it is written in a list.
@@ -26,6 +28,7 @@ impl fmt::Display for Resolver {
             Self::Literal(address) => write!(f, "ipv4:{address}"),
             Self::Dns(name) => write!(f, "dns:{name}"),
             Self::Api(url) => write!(f, "api:{url}"),
+            Self::LoadBalancer(service) => write!(f, "lb:{service}"),
         }
     }
 }
@@ -33,13 +36,15 @@ impl fmt::Display for Resolver {
 /// A resolver list that cannot be used; the whole list is refused, as in Submariner.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResolverError {
-    #[error("public IP resolver {entry:?} is not method:value: write ipv4:ADDRESS, dns:NAME or api:HOST/PATH")]
+    #[error(
+        "public IP resolver {entry:?} is not method:value: write ipv4:ADDRESS, dns:NAME, api:HOST/PATH or lb:SERVICE"
+    )]
     Form { entry: String },
     #[error("public IP resolver {entry:?} holds no IPv4 address: write it as in ipv4:198.51.100.7")]
     Address { entry: String },
-    #[error("public IP resolver {entry:?} needs Kubernetes to find the load balancer: use ipv4:, dns: or api:")]
-    LoadBalancer { entry: String },
-    #[error("public IP resolver {entry:?} has an unknown method: use ipv4:, dns: or api:")]
+    #[error("public IP resolver {entry:?} names no Service: write its name alone, a DNS label, as in lb:gateways")]
+    Service { entry: String },
+    #[error("public IP resolver {entry:?} has an unknown method: use ipv4:, dns:, api: or lb:")]
     Method { entry: String },
 }
 
@@ -65,9 +70,15 @@ fn parse_resolver(text: &str) -> Result<Resolver, ResolverError> {
         "ipv4" => value.parse().map(Resolver::Literal).map_err(|_| ResolverError::Address { entry }),
         "dns" => Ok(Resolver::Dns(value.to_owned())),
         "api" => Ok(Resolver::Api(value.to_owned())),
-        "lb" => Err(ResolverError::LoadBalancer { entry }),
+        "lb" if is_dns_label(value) => Ok(Resolver::LoadBalancer(value.to_owned())),
+        "lb" => Err(ResolverError::Service { entry }),
         _ => Err(ResolverError::Method { entry }),
     }
+}
+
+/// Tells whether a load balancer stands before the gateways: the list begins with one (Submariner chapter 4.6).
+pub fn uses_load_balancer(resolvers: &[Resolver]) -> bool {
+    matches!(resolvers.first(), Some(Resolver::LoadBalancer(_)))
 }
 
 /// Returns the lowest address of each family in a DNS answer, so that a rotated answer changes nothing.
@@ -89,13 +100,14 @@ mod tests {
 
     #[test]
     fn a_list_is_read_in_order() {
-        let text = "ipv4:198.51.100.7,dns:gw.example.org,api:api.ipify.org/raw";
+        let text = "ipv4:198.51.100.7,dns:gw.example.org,api:api.ipify.org/raw,lb:gateways";
         let list = parse_resolvers(&text.replace(',', " ,")).unwrap();
 
         let expected = [
             Resolver::Literal(Ipv4Addr::new(198, 51, 100, 7)),
             Resolver::Dns("gw.example.org".to_owned()),
             Resolver::Api("api.ipify.org/raw".to_owned()),
+            Resolver::LoadBalancer("gateways".to_owned()),
         ];
         assert_eq!(list, expected);
         assert_eq!(list.iter().map(Resolver::to_string).collect::<Vec<_>>().join(","), text);
@@ -104,11 +116,20 @@ mod tests {
 
     #[test]
     fn one_bad_entry_refuses_the_list_by_name() {
-        for bad in ["198.51.100.7", "ipv4:", "ipv4:one", "ipv4:::1", "api:host:443/x", "lb:submariner-gateway", "x:y"] {
+        let bad =
+            ["198.51.100.7", "ipv4:", "ipv4:one", "ipv4:::1", "api:host:443/x", "lb:", "lb:other/gateways", "x:y"];
+        for bad in bad {
             let error = parse_resolvers(&format!("ipv4:198.51.100.7,{bad}")).unwrap_err();
             assert!(error.to_string().contains(&format!("{bad:?}")), "{error}");
         }
-        assert!(matches!(parse_resolvers("lb:x"), Err(ResolverError::LoadBalancer { .. })));
+        assert!(matches!(parse_resolvers("lb:Gateways"), Err(ResolverError::Service { .. })));
+    }
+
+    #[test]
+    fn a_load_balancer_stands_before_the_gateways_if_it_is_asked_first() {
+        for (list, expected) in [("lb:gateways,dns:x", true), ("dns:x,lb:gateways", false), ("", false)] {
+            assert_eq!(uses_load_balancer(&parse_resolvers(list).unwrap()), expected, "{list}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub use duration::{go_duration, parse_go_duration};
 pub use endpoint::{EndpointError, endpoint_record};
 pub use k8s_openapi::ByteString;
 pub use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-pub use k8s_openapi::api::core::v1::Secret;
+pub use k8s_openapi::api::core::v1::{Secret, Service};
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 pub use name::object_name;
 pub use record::{Cluster, Endpoint, Gateway, Record, Resource, RouteAgent};

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::lenient::null_as_default;
-use crate::{ClusterSpec, EndpointSpec, GatewayStatus, Lease, ObjectMeta, RouteAgentStatus, Secret};
+use crate::{ClusterSpec, EndpointSpec, GatewayStatus, Lease, ObjectMeta, RouteAgentStatus, Secret, Service};
 
 /// What the objects of one kind are called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,3 +145,4 @@ macro_rules! foreign_record {
 
 foreign_record!(Lease);
 foreign_record!(Secret);
+foreign_record!(Service);

@@ -27,14 +27,18 @@ impl FromStr for ClusterId {
     type Err = ClusterIdError;
 
     fn from_str(id: &str) -> Result<Self, Self::Err> {
-        let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        let bytes = id.as_bytes();
-        let label = (1..=63).contains(&bytes.len())
-            && bytes.iter().all(|b| alphanumeric(b) || *b == b'-')
-            && bytes.first().is_some_and(alphanumeric)
-            && bytes.last().is_some_and(alphanumeric);
-        if label { Ok(Self(id.to_owned())) } else { Err(ClusterIdError { id: id.to_owned() }) }
+        if is_dns_label(id) { Ok(Self(id.to_owned())) } else { Err(ClusterIdError { id: id.to_owned() }) }
     }
+}
+
+/// Tells whether a text is a DNS label by RFC 1123 section 2.1, in lower case, as Kubernetes wants many names to be.
+pub fn is_dns_label(text: &str) -> bool {
+    let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = text.as_bytes();
+    (1..=63).contains(&bytes.len())
+        && bytes.iter().all(|b| alphanumeric(b) || *b == b'-')
+        && bytes.first().is_some_and(alphanumeric)
+        && bytes.last().is_some_and(alphanumeric)
 }
 
 impl fmt::Display for ClusterId {

@@ -15,7 +15,7 @@ mod text;
 
 pub use addresses::{Addresses, IpFamily};
 pub use cable::{CableName, CableReport, CableSet, WireGuardCable};
-pub use cluster::{ClusterId, ClusterIdError};
+pub use cluster::{ClusterId, ClusterIdError, is_dns_label};
 pub use endpoint::{Backend, CableKind, Endpoint, MAX_SUBNETS, OversizedEndpoint, cable_name};
 pub use key::{PublicKey, PublicKeyError};
 pub use link::{MacAddr, link_local, vtep_mac};

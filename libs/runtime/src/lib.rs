@@ -7,6 +7,7 @@ pub mod lease;
 pub mod logging;
 pub mod memory;
 pub mod metrics;
+pub mod proxy;
 pub mod reconcile;
 mod records;
 pub mod shutdown;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use culvert_runtime::authorities;
+use culvert_runtime::{authorities, proxy};
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
@@ -70,13 +70,12 @@ impl Server {
         let chosen = context.is_some() || cluster.is_some() || user.is_some();
         let options = KubeConfigOptions { context, cluster, user };
         let error = |error: &dyn std::error::Error| ConnectError::Kubeconfig(chain(error));
-        let config = match kubeconfig {
-            Some(path) => {
-                let file = Kubeconfig::read_from(path).map_err(|source| error(&source))?;
-                Config::from_custom_kubeconfig(file, &options).await.map_err(|source| error(&source))?
-            }
-            None if chosen => Config::from_kubeconfig(&options).await.map_err(|source| error(&source))?,
-            None => Config::infer().await.map_err(|source| error(&source))?,
+        let is_named = kubeconfig.is_some() || chosen;
+        let config = match kubeconfig.map_or_else(Kubeconfig::read, Kubeconfig::read_from) {
+            Ok(file) => proxy::config_of(file, &options).await.map_err(|source| error(&source))?,
+            Err(source) if is_named => return Err(error(&source)),
+            // In a pod there is its own account, else there are words for both.
+            Err(_) => Config::infer().await.map_err(|source| error(&source))?,
         };
         Self::of_config(config)
     }
@@ -111,7 +110,7 @@ impl Server {
         let unusable =
             |error: &dyn std::error::Error| ConnectError::Client { url: url.to_owned(), reason: chain(error) };
         let kubeconfig: Kubeconfig = serde_json::from_value(kubeconfig).map_err(|error| unusable(&error))?;
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+        let config = proxy::config_of(kubeconfig, &KubeConfigOptions::default()).await;
         let mut config = config.map_err(|error| unusable(&error))?;
         authorities::add_to(&mut config);
         Self::of_config(config)

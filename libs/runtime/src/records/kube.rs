@@ -24,7 +24,6 @@ mod answer;
 mod cache;
 mod follow;
 mod object;
-mod proxy;
 
 use access::Link;
 pub use access::{Access, Choice, Server};

@@ -20,8 +20,7 @@ use serde_json::json;
 use tokio::sync::{Mutex, watch};
 
 use super::answer::{Peer, cause_of};
-use super::proxy;
-use crate::authorities;
+use crate::{authorities, proxy};
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// Without a byte from the server; a watch ends by itself before.
@@ -183,14 +182,12 @@ impl Access {
             }
             Self::Secret { address, directory } => (mounted(&https(address)?, directory)?.0, Choice::default(), None),
         };
-        let own_proxy = proxy_of(&kubeconfig, &choice);
         let Choice { context, cluster, user } = choice;
         let options = KubeConfigOptions { context, cluster, user };
-        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
-        let mut config = config.map_err(|error| cause_of(&error))?;
-        if own_proxy.is_none() {
-            let host = config.cluster_url.host().unwrap_or_default();
-            config.proxy_url = proxy::of_environment(host).and_then(|proxy| proxy.parse().ok());
+        let mut config = proxy::config_of(kubeconfig, &options).await.map_err(|error| cause_of(&error))?;
+        if let Self::Pod = self {
+            // A proxy is the way out of the cluster: from there its own API server has no such address.
+            config.proxy_url = None;
         }
         config.root_cert_file = authority;
         if let Self::Secret { .. } = self {
@@ -233,18 +230,6 @@ fn https(address: &str) -> Result<String, String> {
         Some(("https", _)) => Ok(address.to_owned()),
         Some(_) => Err(format!("{address} is not encrypted: give an address that answers to https")),
     }
-}
-
-/// Returns the proxy that a kubeconfig itself names.
-fn proxy_of(kubeconfig: &Kubeconfig, choice: &Choice) -> Option<String> {
-    let of_context = || {
-        let context = choice.context.as_ref().or(kubeconfig.current_context.as_ref())?;
-        let context = kubeconfig.contexts.iter().find(|named| named.name == *context)?.context.as_ref()?;
-        Some(&context.cluster)
-    };
-    let name = choice.cluster.as_ref().or_else(of_context)?;
-    let cluster = kubeconfig.clusters.iter().find(|named| named.name == *name)?.cluster.as_ref()?;
-    cluster.proxy_url.clone().filter(|proxy| !proxy.is_empty())
 }
 
 #[cfg(test)]
