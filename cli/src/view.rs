@@ -126,7 +126,7 @@ impl View {
                 .includes(What::Connections)
                 .then(|| gateways.iter().flat_map(|gateway| connection_rows(gateway, now)).collect()),
             networks: asked.includes(What::Networks).then(|| NetworksView::of(snapshot)),
-            versions: asked.includes(What::Versions).then(|| deployed::versions(snapshot)),
+            versions: asked.includes(What::Versions).then(|| deployed::versions(snapshot, now)),
             brokers: asked.includes(What::Brokers).then(|| deployed::brokers(snapshot)),
         }
     }

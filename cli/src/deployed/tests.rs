@@ -1,10 +1,23 @@
 //! What is shown of networks, versions and brokers.
 
-use culvert_api::{Cluster, Gateway, GatewayStatus};
+use culvert_api::{Cluster, Gateway, GatewayStatus, labels};
 use culvert_setup::{BrokerSeen, Discovered, Installation, Survey};
 use serde_json::json;
 
 use super::*;
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_700_000_000).unwrap()
+}
+
+/// A gateway of a version that was heard of some seconds ago.
+fn gateway(version: &str, age: i64) -> Gateway {
+    let status = GatewayStatus { version: format!("culvert-{version}"), ..GatewayStatus::default() };
+    let mut gateway = Gateway::new("gw", status);
+    let written = (labels::UPDATE_TIMESTAMP.to_owned(), (now().as_second() - age).to_string());
+    gateway.metadata.annotations = Some([written].into());
+    gateway
+}
 
 fn snapshot() -> Snapshot {
     let spec = ClusterSpec {
@@ -16,10 +29,7 @@ fn snapshot() -> Snapshot {
     let image = json!({"spec": {"template": {"spec": {"containers": [{"image": "r.example:5000/culvert:0.1.0"}]}}}});
     let found = |place, cidr: &str| Some(Found { place, cidrs: vec![cidr.to_owned()] });
     Snapshot {
-        gateways: vec![Gateway::new(
-            "gw",
-            GatewayStatus { version: "culvert-0.1.0".to_owned(), ..GatewayStatus::default() },
-        )],
+        gateways: vec![gateway("0.1.0", 5), gateway("0.0.9", 600)],
         clusters: vec![Cluster::new("east", spec)],
         survey: Some(Survey {
             installation: Installation { cluster: Some("east".to_owned()), ..Installation::default() },
@@ -51,7 +61,7 @@ fn networks_are_shown_by_whose_word_and_a_difference_is_said() {
 
 #[test]
 fn versions_are_those_of_images_and_of_processes() {
-    insta::assert_snapshot!(versions_table(&versions(&snapshot())));
+    insta::assert_snapshot!(versions_table(&versions(&snapshot(), now())));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::{Cause, Check, ago, see_log};
 use crate::deployed::NetworksView;
 use crate::snapshot::Snapshot;
+use crate::view::silence;
 
 /// A pod that was started again within this time is worth a warning.
 const RECENT: SignedDuration = SignedDuration::from_hours(1);
@@ -30,7 +31,7 @@ pub(super) fn checks(snapshot: &Snapshot, survey: &Survey, now: Timestamp) -> Ve
     checks.extend(survey.route_agent.as_ref().and_then(|daemon_set| nodes_without_agent(survey, daemon_set)));
     checks.extend(survey.pods.iter().filter_map(|pod| restarted(pod, now)));
     checks.push(route_agents(snapshot, survey));
-    checks.push(versions(snapshot, survey));
+    checks.push(versions(snapshot, survey, now));
     checks.extend(networks(snapshot, survey));
     checks
 }
@@ -211,10 +212,11 @@ fn route_agents(snapshot: &Snapshot, survey: &Survey) -> Check {
     }
 }
 
-fn versions(snapshot: &Snapshot, survey: &Survey) -> Check {
+fn versions(snapshot: &Snapshot, survey: &Survey, now: Timestamp) -> Check {
     let images: BTreeSet<&str> =
         [&survey.gateway, &survey.route_agent].into_iter().flatten().filter_map(image_of).collect();
-    let gateways = snapshot.gateways.iter().map(|one| one.status.version.trim_start_matches("culvert-"));
+    let heard = snapshot.gateways.iter().filter(|gateway| silence(gateway, now).is_none());
+    let gateways = heard.map(|gateway| gateway.status.version.trim_start_matches("culvert-"));
     let agents = snapshot.present_agents().map(|one| one.status.version.as_str());
     let running: BTreeSet<&str> = gateways.chain(agents).filter(|version| !version.is_empty()).collect();
     let list = |set: &BTreeSet<&str>| set.iter().copied().collect::<Vec<_>>().join(", ");

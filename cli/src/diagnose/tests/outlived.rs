@@ -19,7 +19,7 @@ fn a_node_that_is_gone_is_no_trouble() {
 
 #[test]
 fn the_version_of_a_node_that_is_gone_does_not_run() {
-    assert_eq!(deployed::versions(&with_a_node_gone()), deployed::versions(&well()));
+    assert_eq!(deployed::versions(&with_a_node_gone(), now()), deployed::versions(&well(), now()));
 }
 
 #[test]
