@@ -114,6 +114,12 @@ impl Join {
         {
             bail!("--image: there is no image {name:?}: pass an image, or culvert=IMAGE");
         }
+        let resolvers = self.public_ip.as_deref().unwrap_or_default();
+        if let Some(resolver) = resolvers.split(',').map(str::trim).find(|resolver| resolver.starts_with("lb:"))
+            && self.standalone
+        {
+            bail!("--public-ip: {resolver} asks for a Service, which only Kubernetes has: use ipv4:, dns: or api:");
+        }
         self.proxy.check()?;
         self.later.check()
     }
@@ -291,6 +297,9 @@ mod tests {
         assert_eq!(parsed("--standalone").records, PathBuf::from(SITE_RECORDS));
         assert_eq!(parsed("--standalone --records /r").records, PathBuf::from("/r"));
         assert!(Line::try_parse_from(["culvert", "b.subm", "--records=/r"]).is_err());
+        let balanced = parsed("--standalone --public-ip ipv4:192.0.2.1,lb:gateways").check().unwrap_err().to_string();
+        assert!(balanced.starts_with("--public-ip: lb:gateways"), "{balanced}");
+        parsed("--public-ip lb:gateways").check().unwrap();
         for words in ["--context=c", "--kubeconfig=k", "--image=i"] {
             assert!(Line::try_parse_from(["culvert", "b.subm", "--standalone", words]).is_err(), "{words}");
         }
