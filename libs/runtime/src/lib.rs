@@ -13,5 +13,5 @@ pub mod shutdown;
 pub mod task;
 mod watch;
 
-pub use records::{Access, Applied, Listing, Location, Place, Problem, Records, Server, StoreError};
+pub use records::{Access, Applied, ClusterWide, Listing, Location, Place, Problem, Records, Server, StoreError};
 pub use watch::Watch;
