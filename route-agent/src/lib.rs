@@ -2,7 +2,8 @@
 //!
 //! It follows the records and the kernel: any change of either leads to a pass (`Agent::pass`), which computes
 //! the desired state (`route-agent/core`), applies what differs, and writes the node's RouteAgent record. Where Calico is
-//! the network plugin, a task of its own keeps Calico's IPPools (`pools`). When it ends it leaves everything as it is, so that a restart costs no packet; [`uninstall`] removes it.
+//! the network plugin, a task of its own keeps Calico's IPPools (`pools`). When it ends it leaves everything as it is, so
+//! that a restart costs no packet; [`uninstall`] removes it.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

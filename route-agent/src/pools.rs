@@ -234,40 +234,4 @@ fn found_pool(object: &Value) -> FoundPool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_made_is_found_again_as_it_is_wanted() {
-        let subnet: IpNet = "10.2.0.0/16".parse().unwrap();
-        let name = "submariner-west-10.2.0.0-16";
-
-        let made = pool(name, &subnet);
-
-        assert_eq!(made["spec"]["cidr"], "10.2.0.0/16");
-        let found = found_pool(&made);
-        assert_eq!(found, FoundPool { name: name.to_owned(), is_labelled: true, subnet: Some(subnet), is_inert: true });
-        let wanted = BTreeMap::from([(name.to_owned(), subnet)]);
-        assert_eq!(pool_changes(&wanted, &[found], true), PoolChanges::default());
-    }
-
-    #[test]
-    fn what_calico_leaves_out_is_false() {
-        let mut object = pool("a", &"10.2.0.0/16".parse().unwrap());
-        object["spec"].as_object_mut().unwrap().remove("natOutgoing");
-        assert!(found_pool(&object).is_inert);
-        for field in ["disabled", "disableBGPExport"] {
-            let mut used = object.clone();
-            used["spec"].as_object_mut().unwrap().remove(field);
-            assert!(!found_pool(&used).is_inert, "{field}");
-        }
-        assert!(!found_pool(&json!({"metadata": {"name": "a", "labels": {POOL_LABEL: "false"}}})).is_labelled);
-    }
-
-    #[test]
-    fn a_missing_api_is_told_with_the_way_out() {
-        let words = missing_api();
-        assert!(words.contains("no ippools of projectcalico.org/v3"), "{words}");
-        assert!(words.contains("install Calico's API server, or Calico with its CRDs"), "{words}");
-    }
-}
+mod tests;
