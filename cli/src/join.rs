@@ -104,6 +104,7 @@ async fn plan(asked: &Join, info: &BrokerInfo, local: &Server) -> Result<Plan> {
     let installation = local.installation().await?;
     let cluster = cluster_id(asked, &installation)?;
     let mut obstacles = installation.obstacles(&cluster);
+    obstacles.extend(local.lacking_for_plugin(&networks.plugin).await?);
     let (gateways, new_gateway) = match GatewayNodes::of(&facts.nodes) {
         GatewayNodes::Labelled(nodes) => (nodes, None),
         GatewayNodes::Candidates(nodes) if asked.label_gateway && !nodes.is_empty() => {

@@ -84,8 +84,9 @@ pub struct Args {
     /// Seconds between looks at the lease.
     #[arg(long, env = "LEADERSHIP_RETRYPERIOD", default_value_t = 2)]
     pub retry_period: u64,
-    /// Where metrics are served, `ADDRESS:PORT` or `off`.
-    #[arg(long, env = "CULVERT_METRICS_ADDRESS", default_value = "0.0.0.0:32780")]
+    /// Where metrics are served, `ADDRESS:PORT` or `off`. Submariner's port, 32780, is of the range from which outgoing
+    /// connections of the node take theirs: one of those would keep a gateway's pod from being ready.
+    #[arg(long, env = "CULVERT_METRICS_ADDRESS", default_value = "0.0.0.0:9780")]
     pub metrics_address: String,
 }
 
@@ -185,7 +186,7 @@ pub enum ConfigError {
     Timing(#[from] TimingError),
     #[error("--nat-discovery-port {port} is a cable's port too: choose another")]
     PortTwice { port: u16 },
-    #[error("--metrics-address: {value:?} is neither ADDRESS:PORT, as in 127.0.0.1:32780, nor off")]
+    #[error("--metrics-address: {value:?} is neither ADDRESS:PORT, as in 127.0.0.1:9780, nor off")]
     Metrics { value: String },
 }
 
@@ -397,7 +398,7 @@ mod tests {
             ("--public-ip=lb:submariner-gateway", "lb:submariner-gateway"),
             ("--renew-deadline=20", "20"),
             ("--nat-discovery-port=4500", "4500"),
-            ("--metrics-address=32780", "32780"),
+            ("--metrics-address=9780", "9780"),
         ] {
             let error = format!("{:#}", anyhow::Error::from(parsed(&[flag]).expect_err(flag)));
             assert!(error.contains(named), "{flag}: {error}");

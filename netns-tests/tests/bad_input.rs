@@ -175,7 +175,7 @@ fn floods_of_nonsense_cost_no_traffic_and_no_memory() {
 
     assert!(sent.iter().all(|sent| *sent > 40_000), "{sent:?}");
     let seen = || {
-        let rejected = metrics(&deployment.lab.node("east", "gw").namespace, 32780)?;
+        let rejected = metrics(&deployment.lab.node("east", "gw").namespace, 9780)?;
         Ok((rejected["culvert_gateway_dropped{reason=\"rejected_datagram\"}"] > 10_000.0).then_some(()))
     };
     wait_for("the flood to be counted", READY, seen).unwrap();

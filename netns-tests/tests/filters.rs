@@ -12,7 +12,7 @@ use culvert_netns_tests::{
 use ipnet::Ipv4Net;
 
 const READY: Duration = Duration::from_secs(20);
-const METRICS: u16 = 32780;
+const METRICS: u16 = 9780;
 const PSK: &str = "default psk";
 const GENUINE: &[u8] = b"words from the pod of a peer";
 const FORGED: &[u8] = b"words from somebody who lies";

@@ -1,9 +1,12 @@
-//! Two Kubernetes clusters are made members of a clusterset by `culvert` alone, and leave it: images, manifests, pods.
+//! Two Kubernetes clusters are made members of a clusterset by `culvert` alone, and leave it: images, manifests, pods. One
+//! of them looks as if Calico were its network plugin.
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::net::SocketAddrV4;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use culvert_netns_tests::kubernetes::{
@@ -141,6 +144,154 @@ fn exists(cluster: &Cluster, object: &str) -> bool {
     cluster.kubectl(&format!("get {object}")).is_ok()
 }
 
+/// Makes a cluster look as if Calico were its network plugin, though without its API.
+fn look_like_calico(cluster: &Cluster) {
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "calico-config", "namespace": "kube-system"},
+    });
+    cluster.apply(&config.to_string()).unwrap();
+}
+
+/// Writes what an operator of a cluster with Calico would: the manifests with their component for it. Returns its folder.
+fn overlay_for_calico(directory: &Path) -> PathBuf {
+    let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes").canonicalize().unwrap();
+    let overlay = directory.canonicalize().unwrap().join("overlay");
+    fs::create_dir(&overlay).unwrap();
+    let up = "../".repeat(overlay.components().count() - 1);
+    let manifests = format!("{up}{}", manifests.strip_prefix("/").unwrap().display());
+    let kustomization = json!({"resources": [manifests], "components": [format!("{manifests}/calico")]});
+    fs::write(overlay.join("kustomization.yaml"), kustomization.to_string()).unwrap();
+    overlay
+}
+
+/// Installs the kind of Calico's pools, with what is used of it.
+fn install_pools(cluster: &Cluster) {
+    let boolean = json!({"type": "boolean"});
+    let spec = json!({
+        "type": "object",
+        "required": ["cidr"],
+        "properties": {
+            "cidr": {"type": "string"},
+            "natOutgoing": boolean,
+            "disabled": boolean,
+            "disableBGPExport": boolean,
+        },
+    });
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "ippools.projectcalico.org"},
+        "spec": {
+            "group": "projectcalico.org",
+            "scope": "Cluster",
+            "names": {"kind": "IPPool", "plural": "ippools", "singular": "ippool"},
+            "versions": [{
+                "name": "v3",
+                "served": true,
+                "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}},
+            }],
+        },
+    });
+    cluster.apply(&definition.to_string()).unwrap();
+    cluster.kubectl("wait crd/ippools.projectcalico.org --for=condition=Established --timeout=60s").unwrap();
+}
+
+/// Makes a pool that is not Culvert's.
+fn make_pool(cluster: &Cluster, name: &str, cidr: &str) {
+    let pool = json!({
+        "apiVersion": "projectcalico.org/v3",
+        "kind": "IPPool",
+        "metadata": {"name": name},
+        "spec": {"cidr": cidr, "natOutgoing": true},
+    });
+    cluster.apply(&pool.to_string()).unwrap();
+}
+
+/// Returns the subnets of pools by name: of all, or with a selector.
+fn pools(cluster: &Cluster, selector: &str) -> anyhow::Result<BTreeMap<String, Value>> {
+    let found = cluster.items(&format!("get ippools.projectcalico.org {selector}"))?;
+    Ok(found.iter().map(|pool| (pool["metadata"]["name"].as_str().unwrap().to_owned(), pool["spec"].clone())).collect())
+}
+
+/// Waits until a cluster has pools for these subnets of clusters, and no others of Culvert's.
+fn assert_pools(cluster: &Cluster, subnets: &[(&str, &str)]) {
+    let pool = |(id, subnet): &(&str, &str)| {
+        let spec = json!({"cidr": subnet, "natOutgoing": false, "disabled": true, "disableBGPExport": true});
+        (format!("submariner-{id}-{}", subnet.replace('/', "-")), spec)
+    };
+    let expected: BTreeMap<String, Value> = subnets.iter().map(pool).collect();
+    wait_for(&format!("{expected:?}"), PATIENCE, || {
+        let found = pools(cluster, "--selector submariner.io/ippool=true")?;
+        if found == expected { Ok(Some(())) } else { anyhow::bail!("found {found:?}") }
+    })
+    .unwrap();
+}
+
+/// Returns what a node's route agent says is not as it should be.
+fn reported(cluster: &Cluster, node: &str) -> anyhow::Result<String> {
+    let agent = cluster.json(&format!("get routeagents.submariner.io {node} --namespace {NAMESPACE}"))?;
+    Ok(agent["status"]["statusFailure"].as_str().unwrap_or_default().to_owned())
+}
+
+fn assert_reported(cluster: &Cluster, node: &str, words: &str) {
+    wait_for(words, PATIENCE, || {
+        let found = reported(cluster, node)?;
+        if found.contains(words) { Ok(Some(())) } else { anyhow::bail!("it says {found:?}") }
+    })
+    .unwrap();
+}
+
+/// Asserts that a cluster's Calico is told of the other cluster and of what becomes known, and that others' pools stay.
+fn assert_calico_is_told(cluster: &Cluster, other: &Cluster) {
+    let [gateway, worker] = [&cluster.nodes[0].name, &cluster.nodes[1].name];
+    assert_reported(cluster, gateway, "the API server has no ippools of projectcalico.org/v3");
+    assert_eq!(reported(cluster, worker).unwrap(), "", "only the gateway's node keeps pools");
+
+    install_pools(cluster);
+    let (id, network) = (other.name(), &other.plan.network);
+    let [pods, services] = [network.pod_cidr, network.service_cidr].map(|cidr| cidr.to_string());
+    let of_other = [(id, pods.as_str()), (id, services.as_str())];
+    assert_pools(cluster, &of_other);
+
+    make_pool(cluster, "default-ipv4-ippool", "192.168.0.0/16");
+    make_pool(cluster, "submariner-north-10.9.0.0-16", "192.168.0.0/17");
+    let north = json!({
+        "apiVersion": "submariner.io/v1",
+        "kind": "Cluster",
+        "metadata": {"name": "north", "namespace": NAMESPACE},
+        "spec": {
+            "cluster_id": "north",
+            "cluster_cidr": ["10.9.0.0/16"],
+            "service_cidr": ["fd00:9::/108"],
+            "global_cidr": [],
+            "color_codes": [],
+        },
+    });
+    cluster.apply(&north.to_string()).unwrap();
+    assert_reported(cluster, gateway, "IPPool submariner-north-10.9.0.0-16 has no label submariner.io/ippool=true");
+    let v6 = "submariner-north-fd00-0009-0000-0000-0000-0000-0000-0000-108";
+    assert_eq!(pools(cluster, "").unwrap()[v6]["cidr"], "fd00:9::/108");
+    cluster.kubectl("delete ippools.projectcalico.org submariner-north-10.9.0.0-16").unwrap();
+    wait_for("a pool in the place of one that was somebody else's", PATIENCE, || {
+        let found = pools(cluster, "")?.remove("submariner-north-10.9.0.0-16").unwrap_or_default();
+        Ok((found["cidr"] == "10.9.0.0/16").then_some(()))
+    })
+    .unwrap();
+
+    let used = format!("submariner-{id}-{}", pods.replace('/', "-"));
+    let patch = r#"{"spec":{"disabled":false}}"#;
+    cluster.kubectl(&format!("patch ippools.projectcalico.org {used} --type merge --patch {patch}")).unwrap();
+    cluster.kubectl(&format!("delete clusters.submariner.io north --namespace {NAMESPACE}")).unwrap();
+    assert_pools(cluster, &of_other);
+    wait_for("a route agent without a complaint", PATIENCE, || {
+        Ok(reported(cluster, gateway)?.is_empty().then_some(()))
+    })
+    .unwrap();
+}
+
 #[test]
 fn two_clusters_join_by_command_alone_and_leave_nothing() {
     Binaries::find().unwrap();
@@ -151,12 +302,14 @@ fn two_clusters_join_by_command_alone_and_leave_nothing() {
     let run = |cluster: &Cluster, line: &str| typed(&lab, &installer, cluster, line);
     let refused = |cluster: &Cluster, line: &str| refused(&installer, cluster, line);
 
+    look_like_calico(west);
     run(east, "deploy-broker");
     let join = |cluster: &Cluster| format!("{} --output json", join_line(cluster));
     let report: Value = serde_json::from_str(&run(east, &join(east))).unwrap();
     assert_eq!(report["connections"], json!([]));
     assert_eq!(report["serviceCidr"], json!([east.plan.network.service_cidr.to_string()]));
     assert_eq!(report["gateways"], json!(["east-node1"]));
+    assert!(!exists(east, "clusterrole culvert-route-agent-calico"));
 
     // What speaks against a join is said, and nothing is changed.
     let without = refused(west, "join broker-info.subm --clusterid west");
@@ -169,14 +322,17 @@ fn two_clusters_join_by_command_alone_and_leave_nothing() {
     assert!(!exists(east, "--namespace submariner-k8s-broker serviceaccount cluster-west"));
 
     // The manifests stand for themselves; a join goes on from there.
-    let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes");
-    west.kubectl(&format!("apply -k {}", manifests.display())).unwrap();
+    west.kubectl(&format!("apply -k {}", overlay_for_calico(installer.directory()).display())).unwrap();
+    let settings = west.json(&format!("get configmap culvert --namespace {NAMESPACE}")).unwrap();
+    assert_eq!(settings["data"]["SUBMARINER_NETWORKPLUGIN"], "calico");
     let report: Value = serde_json::from_str(&run(west, &join(west))).unwrap();
     assert_eq!(report["connections"], json!([{"cluster": "east", "status": "connected"}]), "{}", state(&lab));
+    assert_eq!(report["networkPlugin"], "calico");
 
     let webs = [east, west].map(|cluster| serve(cluster).unwrap());
     assert_reached(&webs[0], &webs[1]);
     assert_reached(&webs[1], &webs[0]);
+    assert_calico_is_told(west, east);
 
     // A second run changes nothing that works.
     let before = own_pods(west);
@@ -231,6 +387,11 @@ fn two_clusters_join_by_command_alone_and_leave_nothing() {
         assert_eq!(leftovers(&node.namespace).unwrap(), Vec::<String>::new());
     }
     assert!(!exists(west, &format!("namespace {NAMESPACE}")));
+    assert_eq!(pools(west, "").unwrap().into_keys().collect::<Vec<_>>(), ["default-ipv4-ippool"]);
+    for kind in ["clusterrole", "clusterrolebinding"] {
+        assert!(!exists(west, &format!("{kind} culvert-route-agent-calico")));
+    }
+    west.kubectl("delete customresourcedefinition ippools.projectcalico.org").unwrap();
     assert_eq!(west.kubectl("get customresourcedefinitions --output name").unwrap(), "");
     for kind in ["clusters", "endpoints"] {
         let left = east.items(&format!("get {kind} --namespace {BROKER_NAMESPACE}")).unwrap();

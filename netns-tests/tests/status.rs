@@ -138,7 +138,7 @@ fn metrics_have_submariners_names_and_none_outlives_its_peer() {
         "submariner_gateway_sync_iterations".to_owned(),
     ];
     let complete = || {
-        let found = metrics(&namespace, 32780)?;
+        let found = metrics(&namespace, 9780)?;
         let missing: Vec<&String> = expected.iter().filter(|series| !found.contains_key(*series)).collect();
         anyhow::ensure!(missing.is_empty(), "missing: {missing:#?}; found: {:#?}", found.keys());
         Ok(found.get(&expected[0]).filter(|bytes| **bytes > 0.0).map(|_| found.clone()))
@@ -153,7 +153,7 @@ fn metrics_have_submariners_names_and_none_outlives_its_peer() {
     deployment.uninstall("west").unwrap();
     deployment.wait_disconnected("east", "west").unwrap();
     let forgotten = || {
-        let found = metrics(&namespace, 32780)?;
+        let found = metrics(&namespace, 9780)?;
         let stale: Vec<&String> = found.keys().filter(|series| series.contains("west")).collect();
         anyhow::ensure!(stale.is_empty(), "stale: {stale:#?}");
         Ok(Some(found))
@@ -166,7 +166,7 @@ fn metrics_have_submariners_names_and_none_outlives_its_peer() {
 fn wait_single_series(deployment: &Deployment, status: &str) {
     let namespace = &deployment.lab.node("east", "gw").namespace;
     let single = || {
-        let found = metrics(namespace, 32780)?;
+        let found = metrics(namespace, 9780)?;
         let of = |name: &str| found.iter().filter(|(series, _)| series.starts_with(name)).collect::<Vec<_>>();
         let (long, short) = (of("submariner_connections{"), of("submariner_connections_short{"));
         for series in [&long, &short] {

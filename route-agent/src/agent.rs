@@ -11,7 +11,7 @@ use culvert_api::RouteAgent;
 use culvert_kernel::{Kernel, KernelError, forget_translated_flows, node_facts, route_to};
 use culvert_model::{Addresses, IpFamily, clipped};
 use culvert_netstate::State;
-use culvert_route_agent_core::{Inputs, desired, targets};
+use culvert_route_agent_core::{Inputs, desired, targets, wanted_pools};
 use culvert_runtime::Records;
 use culvert_runtime::reconcile::{Pass, Restraint, Wake};
 use ipnet::IpNet;
@@ -19,6 +19,7 @@ use ipnet::IpNet;
 use crate::config::Config;
 use crate::known::Known;
 use crate::pinger::{Pinger, Wanted};
+use crate::pools::{self, Pools};
 use crate::status::{self, ProbeStates, REFRESH, Report};
 
 /// Addresses that are reached by the default route wherever there is one (RFC 5737, RFC 3849). Nothing is sent there.
@@ -34,6 +35,8 @@ pub(crate) struct Agent {
     records: Records,
     kernel: Kernel,
     pinger: Option<Pinger>,
+    /// `None` if Calico is not the network plugin.
+    pools: Option<Pools>,
     /// `None` until the store was read once.
     known: Option<Known>,
     /// This node's addresses as last seen: a default route that is away for a moment changes no device.
@@ -50,8 +53,9 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    pub(crate) fn new(config: Config, records: Records, kernel: Kernel, wake: Wake) -> Self {
+    pub(crate) fn new(config: Config, records: Records, kernel: Kernel, pools: Option<Pools>, wake: Wake) -> Self {
         Self {
+            pools,
             pinger: config.probe.map(|pace| Pinger::start(pace, wake.clone())),
             address: config.address.unwrap_or_default(),
             config,
@@ -70,13 +74,12 @@ impl Agent {
 
     /// Resolves if the probes end by themselves; what they said last would count for ever then.
     pub(crate) fn probes_ended(&self) -> impl Future<Output = ()> + use<> {
-        let ended = self.pinger.as_ref().map(Pinger::ended);
-        async move {
-            match ended {
-                Some(ended) => ended.await,
-                None => std::future::pending().await,
-            }
-        }
+        if_any(self.pinger.as_ref().map(Pinger::ended))
+    }
+
+    /// Resolves if the keeping of IPPools ends by itself.
+    pub(crate) fn pools_ended(&self) -> impl Future<Output = ()> + use<> {
+        if_any(self.pools.as_ref().map(Pools::ended))
     }
 
     /// Makes one pass.
@@ -120,6 +123,11 @@ impl Agent {
         let facts = node_facts().await?;
         self.find_address().await;
         let (inputs, mut obstacles) = known.inputs(&self.config, self.address, &facts);
+        if let Some(pools) = &self.pools {
+            let is_complete = !self.store_away && self.records.outage().is_none() && known.is_complete();
+            pools.want(wanted_pools(&inputs).map(|pools| pools::Wanted { pools, is_complete }));
+            obstacles.extend(pools.obstacles());
+        }
         let (state, refused) = desired(&inputs);
         obstacles.extend(refused.iter().map(ToString::to_string));
         let report = self.kernel.converge(&state).await?;
@@ -232,5 +240,13 @@ impl Agent {
             tracing::info!(detail = clipped(detail, MAX_DETAIL), "An obstacle is gone");
         }
         self.told = obstacles;
+    }
+}
+
+/// Resolves when `ended` does; never if there is nothing that could end.
+async fn if_any(ended: Option<impl Future<Output = ()>>) {
+    match ended {
+        Some(ended) => ended.await,
+        None => std::future::pending().await,
     }
 }

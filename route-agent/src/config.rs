@@ -20,6 +20,9 @@ pub struct Args {
     /// Address of this node, or one of each family [default: the source of the default route].
     #[arg(long, env = "CULVERT_NODE_IP", value_delimiter = ',')]
     pub node_ip: Vec<String>,
+    /// Network plugin of this cluster. With calico, its IPPools at the API server tell it of the other clusters' subnets.
+    #[arg(long, env = "SUBMARINER_NETWORKPLUGIN", default_value = "generic")]
+    pub network_plugin: String,
 }
 
 /// What the route agent works with, checked.
@@ -34,6 +37,8 @@ pub struct Config {
     pub address: Option<Addresses>,
     /// `None`: no health check.
     pub probe: Option<Pace>,
+    /// Whether Calico is the network plugin.
+    pub calico: bool,
 }
 
 impl TryFrom<Args> for Config {
@@ -51,6 +56,7 @@ impl TryFrom<Args> for Config {
             node,
             address: flags::addresses("--node-ip", &args.node_ip)?,
             probe: args.node.health_check.then_some(pace),
+            calico: args.network_plugin.trim().eq_ignore_ascii_case("calico"),
         })
     }
 }
@@ -89,6 +95,19 @@ mod tests {
     #[test]
     fn the_health_check_can_be_switched_off() {
         assert_eq!(parsed(&["--health-check=false"]).unwrap().probe, None);
+    }
+
+    #[test]
+    fn calico_is_known_by_its_name_in_any_case() {
+        for (flags, calico) in [
+            (&[][..], false),
+            (&["--network-plugin="], false),
+            (&["--network-plugin=canal-flannel"], false),
+            (&["--network-plugin=calico"], true),
+            (&["--network-plugin=Calico"], true),
+        ] {
+            assert_eq!(parsed(flags).unwrap().calico, calico, "{flags:?}");
+        }
     }
 
     #[test]

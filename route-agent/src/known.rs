@@ -41,6 +41,11 @@ impl Known {
         })
     }
 
+    /// Tells whether all records could be read, so that what is not known is not there.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.problems.is_empty()
+    }
+
     /// Returns the core's inputs, and what is wrong with the records, in words.
     pub(crate) fn inputs(&self, config: &Config, address: Addresses, facts: &NodeFacts) -> (Inputs, BTreeSet<String>) {
         let mut problems = self.problems.clone();

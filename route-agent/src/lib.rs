@@ -1,8 +1,9 @@
 //! The route agent: on every node, routes to the other clusters by way of this cluster's gateway.
 //!
 //! It follows the records and the kernel: any change of either leads to a pass (`Agent::pass`), which computes
-//! the desired state (`route-agent/core`), applies what differs, and writes the node's RouteAgent record. When it ends
-//! it leaves everything as it is, so that a restart costs no packet; [`uninstall`] removes it.
+//! the desired state (`route-agent/core`), applies what differs, and writes the node's RouteAgent record. Where Calico is
+//! the network plugin, a task of its own keeps Calico's IPPools (`pools`). When it ends it leaves everything as it is, so
+//! that a restart costs no packet; [`uninstall`] removes it.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -11,6 +12,7 @@ pub mod config;
 mod agent;
 mod known;
 mod pinger;
+mod pools;
 mod status;
 
 use anyhow::{Context, bail};
@@ -25,6 +27,7 @@ use culvert_runtime::shutdown::Shutdown;
 
 use crate::agent::Agent;
 use crate::config::Config;
+use crate::pools::{IP_POOLS, Pools};
 
 /// Runs the route agent in the network namespace of this thread until `shutdown`.
 ///
@@ -37,8 +40,18 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let records = open(&config).await?;
     let mut record_changes = records.watch(&[Cluster::RESOURCE, Endpoint::RESOURCE, RouteAgent::RESOURCE]);
     let wake = Wake::default();
-    let mut agent = Agent::new(config, records, kernel, wake.clone());
-    let probes_ended = agent.probes_ended();
+    let pools = match config.calico {
+        true => {
+            let objects = records.cluster_wide(IP_POOLS).context(
+                "--network-plugin is calico, and the records are in a directory: give --kubeconfig FILE for the API \
+                 server that has Calico's IPPools",
+            )?;
+            Some(Pools::start(objects, wake.clone()))
+        }
+        false => None,
+    };
+    let mut agent = Agent::new(config, records, kernel, pools, wake.clone());
+    let (probes_ended, pools_ended) = (agent.probes_ended(), agent.pools_ended());
     let ring = async {
         loop {
             tokio::select! {
@@ -52,6 +65,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         () = ring => {}
         () = memory::give_back() => {}
         () = probes_ended => bail!("the probes have ended by themselves, which is a bug: start the route agent again"),
+        () = pools_ended => {
+            bail!("the keeping of IPPools has ended by itself, which is a bug: start the route agent again")
+        }
     }
     tracing::info!("Route agent ends, routes stay");
     Ok(())
@@ -63,7 +79,7 @@ async fn open(config: &Config) -> anyhow::Result<Records> {
     Records::at(&config.records, &manager).await.context("this cluster's records")
 }
 
-/// Removes all that is the route agent's from the kernel, and the node's record.
+/// Removes all that is the route agent's from the kernel, the node's record, and the IPPools for other clusters.
 ///
 /// # Errors
 ///
@@ -72,6 +88,7 @@ pub async fn uninstall(config: &Config) -> anyhow::Result<()> {
     let from_kernel = async { Kernel::open(Owner::route_agent()).await?.converge(&State::default()).await }.await;
     let name = status::record_name(config);
     let deleted = async { anyhow::Ok(open(config).await?.delete::<RouteAgent>(&name).await?) }.await;
+    let without_pools = remove_pools(config).await;
     let report = from_kernel?;
     if !report.failed.is_empty() {
         bail!(
@@ -80,6 +97,17 @@ pub async fn uninstall(config: &Config) -> anyhow::Result<()> {
         );
     }
     deleted.with_context(|| format!("RouteAgent record {name} is not deleted, all else is removed"))?;
+    without_pools.context("not all of Calico's IPPools for other clusters are deleted, all else is removed")?;
     tracing::info!(removed = report.applied, "Route agent is uninstalled");
     Ok(())
+}
+
+async fn remove_pools(config: &Config) -> anyhow::Result<()> {
+    if !config.calico {
+        return Ok(());
+    }
+    match open(config).await?.cluster_wide(IP_POOLS) {
+        Some(objects) => Ok(pools::remove_all(&objects).await?),
+        None => Ok(()),
+    }
 }

@@ -120,6 +120,7 @@ mod tests {
             node: "Worker_1".to_owned(),
             address: None,
             probe: None,
+            calico: false,
         }
     }
 

@@ -14,5 +14,7 @@ pub mod shutdown;
 pub mod task;
 mod watch;
 
-pub use records::{Access, Applied, Choice, Listing, Location, Place, Problem, Records, Server, StoreError};
+pub use records::{
+    Access, Applied, Choice, ClusterWide, Listing, Location, Place, Problem, Records, Server, StoreError,
+};
 pub use watch::Watch;

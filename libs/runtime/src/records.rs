@@ -22,7 +22,7 @@ pub(crate) mod kube;
 use directory::Directory;
 pub use error::{Place, Problem, StoreError};
 use kube::Namespace;
-pub use kube::{Access, Choice, Server};
+pub use kube::{Access, Choice, ClusterWide, Server};
 
 /// Where records are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,6 +182,15 @@ impl Records {
         match &self.form {
             Form::Directory(directory) => Watch::of_directory(directory.watch(kinds)),
             Form::Namespace(namespace) => Watch::of_namespace(namespace.watch(kinds)),
+        }
+    }
+
+    /// Returns the way to objects of a kind without namespaces at the API server that has the records; `None` if a directory
+    /// has them.
+    pub fn cluster_wide(&self, resource: Resource) -> Option<ClusterWide> {
+        match &self.form {
+            Form::Directory(_) => None,
+            Form::Namespace(namespace) => Some(namespace.cluster_wide(resource)),
         }
     }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::error::ServerError;
 use crate::install::{definitions, list};
 use crate::local::daemon_set;
-use crate::manifests::{self, GATEWAY, GATEWAY_LABEL, ROUTE_AGENT, uninstaller_name};
+use crate::manifests::{self, GATEWAY, GATEWAY_LABEL, NETWORK_PLUGIN, ROUTE_AGENT, uninstaller_name};
 use crate::names::{BROKER_SECRET, OPERATOR_NAMESPACE};
 use crate::networks::Networks;
 use crate::object::{Kind, ObjectRef};
@@ -79,6 +79,7 @@ impl Settings {
             ("SUBMARINER_CLUSTERID", self.cluster.to_string()),
             ("SUBMARINER_CLUSTERCIDR", cidrs(&self.networks.pods)),
             ("SUBMARINER_SERVICECIDR", cidrs(&self.networks.services)),
+            (NETWORK_PLUGIN, self.networks.plugin.clone()),
             ("BROKER_K8S_APISERVER", self.broker_url.trim_start_matches("https://").trim_end_matches('/').to_owned()),
             ("BROKER_K8S_REMOTENAMESPACE", self.broker_namespace.clone()),
         ]);
@@ -160,31 +161,44 @@ impl Server {
     ///
     /// [`ServerError`].
     pub async fn lacking_for_join(&self) -> Result<Option<LocalObstacle>, ServerError> {
-        let lacking = self.lacking(&rights()).await?;
-        Ok((!lacking.is_empty()).then(|| LocalObstacle::Lacking(list(&lacking))))
+        Ok(obstacle(&self.lacking(&rights()).await?))
     }
+
+    /// Tells which rights a join lacks for what clusters with this network plugin have beside the rest.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`].
+    pub async fn lacking_for_plugin(&self, plugin: &str) -> Result<Option<LocalObstacle>, ServerError> {
+        Ok(obstacle(&self.lacking(&plugin_rights(plugin)).await?))
+    }
+}
+
+fn obstacle(lacking: &[Right]) -> Option<LocalObstacle> {
+    (!lacking.is_empty()).then(|| LocalObstacle::Lacking(list(lacking)))
 }
 
 /// Returns the rights that the objects of a join take.
 fn rights() -> Vec<Right> {
     let secret = ObjectRef::new(Kind::SECRET, OPERATOR_NAMESPACE, BROKER_SECRET);
     let objects = definitions().into_iter().chain(manifests::base()).map(|object| ObjectRef::of(&object));
-    let right = |verb, group: &str, resource: &str, namespace: Option<String>| Right {
-        verb,
-        group: group.to_owned(),
-        resource: resource.to_owned(),
-        namespace,
-    };
-    let mut rights: BTreeSet<Right> = objects
-        .chain([secret])
-        .flat_map(|object| {
-            ["create", "get", "patch"]
-                .map(|verb| right(verb, object.kind.group, object.kind.plural, object.namespace.clone()))
-        })
-        .collect();
+    let mut rights: BTreeSet<Right> = objects.chain([secret]).flat_map(|object| rights_on(&object)).collect();
     rights.extend(["list", "patch"].map(|verb| right(verb, "", "nodes", None)));
-    rights.insert(right("list", "", "pods", Some(OPERATOR_NAMESPACE.to_owned())));
+    rights.insert(right("list", "", "pods", Some(OPERATOR_NAMESPACE)));
     rights.into_iter().collect()
+}
+
+fn plugin_rights(plugin: &str) -> Vec<Right> {
+    manifests::of_plugin(plugin).iter().flat_map(|object| rights_on(&ObjectRef::of(object))).collect()
+}
+
+fn rights_on(object: &ObjectRef) -> [Right; 3] {
+    let Kind { group, plural, .. } = object.kind;
+    ["create", "get", "patch"].map(|verb| right(verb, group, plural, object.namespace.as_deref()))
+}
+
+fn right(verb: &'static str, group: &str, resource: &str, namespace: Option<&str>) -> Right {
+    Right { verb, group: group.to_owned(), resource: resource.to_owned(), namespace: namespace.map(str::to_owned) }
 }
 
 #[cfg(test)]
@@ -239,6 +253,7 @@ mod tests {
             variables: BTreeMap::from([("CE_IPSEC_NATTPORT", "4501".to_owned())]),
         };
         let variables = settings.variables();
+        assert_eq!(variables["SUBMARINER_NETWORKPLUGIN"], "generic");
         assert_eq!(variables["SUBMARINER_CLUSTERCIDR"], "10.1.0.0/16,fd01::/48");
         assert_eq!(variables["BROKER_K8S_APISERVER"], "192.0.2.1:6443");
         assert_eq!(variables["CE_IPSEC_NATTPORT"], "4501");
@@ -255,5 +270,14 @@ mod tests {
         ] {
             assert!(rights.contains(right), "{right} is not in {rights}");
         }
+        assert!(!rights.contains("clusterroles"), "{rights}");
+    }
+
+    #[test]
+    fn rights_in_the_whole_cluster_are_asked_for_with_calico_only() {
+        assert_eq!(plugin_rights("flannel"), []);
+        let of_roles = "create/get/patch clusterroles.rbac.authorization.k8s.io";
+        let rights = list(&plugin_rights("calico"));
+        assert!(rights.contains(of_roles) && rights.contains("patch clusterrolebindings."), "{rights}");
     }
 }

@@ -29,6 +29,12 @@ const FILES: [&str; 4] = [
     include_str!("../../../deploy/kubernetes/route-agent.yaml"),
 ];
 
+/// What clusters with Calico have beside these.
+const CALICO_FILE: &str = include_str!("../../../deploy/kubernetes/calico/route-agent.yaml");
+
+/// The variable that names the network plugin, as Submariner's (chapter 7).
+pub const NETWORK_PLUGIN: &str = "SUBMARINER_NETWORKPLUGIN";
+
 /// What tells a gateway's pod that it has to begin anew; a mounted Secret changes without that.
 const PSK_VERSION: &str = "culvert.io/psk-version";
 
@@ -37,8 +43,22 @@ const PARKED: &str = "culvert.io/parked";
 
 /// Returns the objects as they are in `deploy/kubernetes`, in the order in which they are needed.
 pub fn base() -> Vec<Value> {
-    let documents = FILES.iter().flat_map(|file| serde_yaml_ng::Deserializer::from_str(file));
-    documents.map(|document| Value::deserialize(document).expect("the manifests are YAML")).collect()
+    FILES.iter().flat_map(|file| documents(file)).collect()
+}
+
+/// Returns the objects that clusters with this network plugin have beside those of [`base`].
+pub fn of_plugin(plugin: &str) -> Vec<Value> {
+    if plugin.eq_ignore_ascii_case("calico") { documents(CALICO_FILE).collect() } else { Vec::new() }
+}
+
+/// Returns the objects that a cluster has for whichever network plugin, beside those of [`base`].
+pub(crate) fn of_any_plugin() -> Vec<Value> {
+    of_plugin("calico")
+}
+
+fn documents(file: &'static str) -> impl Iterator<Item = Value> {
+    let documents = serde_yaml_ng::Deserializer::from_str(file);
+    documents.map(|document| Value::deserialize(document).expect("the manifests are YAML"))
 }
 
 /// Returns the image that the manifests name.
@@ -52,7 +72,7 @@ pub fn image_of(daemon_set: &Value) -> Option<&str> {
     daemon_set["spec"]["template"]["spec"]["containers"][0]["image"].as_str()
 }
 
-/// Returns the objects with an image and with these variables for both daemons.
+/// Returns the objects with an image and with these variables for both daemons, those of their network plugin too.
 ///
 /// Pods are replaced if the variables change; the gateway's also if `psk_version` does. The variables stand in the pods
 /// themselves: a kubelet whose view of ConfigMaps is behind, as after an outage of the API server, would start a new pod
@@ -75,6 +95,7 @@ pub fn objects(image: &str, variables: &BTreeMap<&str, String>, psk_version: &st
             _ => {}
         }
     }
+    objects.extend(variables.get(NETWORK_PLUGIN).into_iter().flat_map(|plugin| of_plugin(plugin)));
     objects
 }
 
@@ -194,6 +215,35 @@ mod tests {
             assert_eq!(namespace, OPERATOR_NAMESPACE, "{reference}");
         }
         assert_eq!(default_image(), concat!("culvert.io/culvert:", env!("CARGO_PKG_VERSION")));
+    }
+
+    #[test]
+    fn rights_in_the_whole_cluster_are_for_the_route_agent_and_calico_alone() {
+        assert!(base().iter().all(|object| !object["kind"].as_str().unwrap().starts_with("ClusterRole")));
+        let names = |plugin: &str| -> Vec<String> {
+            let variables = BTreeMap::from([(NETWORK_PLUGIN, plugin.to_owned())]);
+            let made = objects("i:1", &variables, "7");
+            made[base().len()..].iter().map(|object| ObjectRef::of(object).to_string()).collect()
+        };
+        assert_eq!(names("flannel"), Vec::<String>::new());
+        let calico = ["ClusterRole culvert-route-agent-calico", "ClusterRoleBinding culvert-route-agent-calico"];
+        assert_eq!(
+            (names("calico"), names("Calico")),
+            (calico.map(str::to_owned).into(), calico.map(str::to_owned).into())
+        );
+        let [role, binding] = &of_plugin("calico")[..] else { panic!("a role and its binding") };
+        let rules = json!([{
+            "apiGroups": ["projectcalico.org"],
+            "resources": ["ippools"],
+            "verbs": ["get", "list", "create", "patch", "delete"],
+        }]);
+        assert_eq!(role["rules"], rules);
+        assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
+        let account = daemon_set(&base(), ROUTE_AGENT)["spec"]["template"]["spec"]["serviceAccountName"].clone();
+        assert_eq!((&binding["subjects"][0]["name"], binding["subjects"].as_array().unwrap().len()), (&account, 1));
+        for object in [role, binding] {
+            assert_eq!(object["metadata"]["labels"][MANAGED_BY.0], MANAGED_BY.1);
+        }
     }
 
     #[test]

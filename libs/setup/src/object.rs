@@ -15,6 +15,9 @@ pub struct Kind {
 impl Kind {
     pub const BROKER: Self = Self::new("submariner.io", "v1alpha1", "Broker", "brokers");
     pub const CLUSTER: Self = Self::new("submariner.io", "v1", "Cluster", "clusters");
+    pub const CLUSTER_ROLE: Self = Self::new("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles");
+    pub const CLUSTER_ROLE_BINDING: Self =
+        Self::new("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings");
     pub const CONFIG_MAP: Self = Self::new("", "v1", "ConfigMap", "configmaps");
     pub const DAEMON_SET: Self = Self::new("apps", "v1", "DaemonSet", "daemonsets");
     pub const DEFINITION: Self =
@@ -34,8 +37,10 @@ impl Kind {
         "validatingadmissionpolicybindings",
     );
 
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::CLUSTER,
+        Self::CLUSTER_ROLE,
+        Self::CLUSTER_ROLE_BINDING,
         Self::CONFIG_MAP,
         Self::DAEMON_SET,
         Self::DEFINITION,

@@ -43,8 +43,10 @@ pub struct Removal {
 }
 
 /// Returns the objects of a join that are deleted by name once the daemons are gone, those first that others need last.
+///
+/// Those of a network plugin are among them whichever it is: it may be another one than at the join.
 fn objects() -> Vec<ObjectRef> {
-    let base = manifests::base();
+    let base = [manifests::base(), manifests::of_any_plugin()].concat();
     let kinds = [Kind::DAEMON_SET.kind, Kind::NAMESPACE.kind];
     let base = base.iter().rev().filter(|object| !kinds.iter().any(|kind| object["kind"] == *kind));
     let secrets = [BROKER_SECRET, PSK_SECRET].map(|name| ObjectRef::new(Kind::SECRET, OPERATOR_NAMESPACE, name));
@@ -209,9 +211,10 @@ mod tests {
     #[test]
     fn everything_that_a_join_makes_is_deleted_but_daemons_and_namespace_which_have_their_own_turn() {
         let objects: Vec<String> = objects().iter().map(ToString::to_string).collect();
-        assert_eq!(objects.len(), manifests::base().len() - 3 + 2);
+        assert_eq!(objects.len(), manifests::base().len() - 3 + 2 + 2);
         assert!(objects.contains(&"Secret submariner-operator/submariner-broker-secret".to_owned()), "{objects:?}");
         assert!(objects.contains(&"Role submariner-operator/culvert-gateway".to_owned()), "{objects:?}");
+        assert_eq!(objects[0], "ClusterRoleBinding culvert-route-agent-calico");
         assert!(!objects.iter().any(|object| object.starts_with("DaemonSet") || object.starts_with("Namespace")));
     }
 }

@@ -70,6 +70,7 @@ impl Server {
     pub async fn survey(&self) -> Result<Survey, ServerError> {
         let settings = ObjectRef::new(Kind::CONFIG_MAP, OPERATOR_NAMESPACE, manifests::SETTINGS);
         let settings = self.find(&settings).await?.unwrap_or_default();
+        let networks = self.network_facts().await?.discovered();
         Ok(Survey {
             url: self.url().to_owned(),
             installation: self.installation().await?,
@@ -78,14 +79,14 @@ impl Server {
             gateway: self.find(&daemon_set(GATEWAY)).await?,
             route_agent: self.find(&daemon_set(ROUTE_AGENT)).await?,
             pods: self.pods_in(OPERATOR_NAMESPACE).await?,
-            missing: self.missing().await?,
-            networks: self.network_facts().await?.discovered(),
+            missing: self.missing(&networks.plugin).await?,
+            networks,
         })
     }
 
-    async fn missing(&self) -> Result<Vec<String>, ServerError> {
+    async fn missing(&self, plugin: &str) -> Result<Vec<String>, ServerError> {
         let mut missing = Vec::new();
-        for object in manifests::base() {
+        for object in [manifests::base(), manifests::of_plugin(plugin)].concat() {
             let reference = ObjectRef::of(&object);
             if self.find(&reference).await?.is_none() {
                 missing.push(reference.to_string());

@@ -14,6 +14,7 @@ fn config() -> Config {
         node: "worker".to_owned(),
         address: None,
         probe: None,
+        calico: false,
     }
 }
 

@@ -26,9 +26,17 @@ pub enum StoreError {
     #[error("API server {server} does not answer: {cause}: see that it runs and that this node has a way to it")]
     Unreachable { server: String, cause: String },
     #[error(
-        "API server {server}: {account} may not {verb} {resource} in namespace {namespace}: give it a role that may"
+        "API server {server}: {account} may not {verb} {resource} in {}: give it a role that may",
+        namespace.as_ref().map_or("the whole cluster".to_owned(), |namespace| format!("namespace {namespace}"))
     )]
-    Forbidden { server: String, account: Box<str>, verb: Box<str>, resource: Box<str>, namespace: Box<str> },
+    Forbidden {
+        server: String,
+        account: Box<str>,
+        verb: Box<str>,
+        resource: Box<str>,
+        /// `None` if objects of the kind belong to no namespace.
+        namespace: Option<Box<str>>,
+    },
     #[error("API server {server} refuses to {verb} {object}: {cause}")]
     Refused { server: String, verb: &'static str, object: String, cause: String },
     #[error("{resource} of API server {server} are not read yet: {cause}")]

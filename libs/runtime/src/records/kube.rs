@@ -14,7 +14,7 @@ use culvert_api::{Record, Resource};
 use futures_util::future::select_all;
 use serde_json::Value;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::error::StoreError;
 use super::{Applied, Listing};
@@ -22,6 +22,7 @@ use super::{Applied, Listing};
 mod access;
 mod answer;
 mod cache;
+mod cluster_wide;
 mod follow;
 mod object;
 
@@ -29,6 +30,7 @@ use access::Link;
 pub use access::{Access, Choice, Server};
 use answer::{Asked, Failure};
 use cache::Cache;
+pub use cluster_wide::ClusterWide;
 use object::Current;
 
 /// The longest time that a request may take, the answer included: as long as a gateway has for a renewal of its lease,
@@ -175,6 +177,10 @@ impl Namespace {
         Watch { seen, _namespace: self.clone() }
     }
 
+    pub(super) fn cluster_wide(&self, resource: Resource) -> ClusterWide {
+        ClusterWide::new(self.inner.link.clone(), &self.inner.manager, resource)
+    }
+
     pub(super) fn outage(&self) -> Option<String> {
         let outages = self.followed();
         let first =
@@ -265,20 +271,12 @@ impl Namespace {
         self.inner.without_status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the server, for so long and no longer.
     async fn ask<R: Record, T>(
         &self,
         request: impl AsyncFnOnce(Api<DynamicObject>) -> ::kube::Result<T>,
     ) -> Result<T, Failure> {
         let link = &self.inner.link;
-        let work = async {
-            let client = link.client().await.map_err(Failure::Silent)?;
-            request(link.api(client, R::RESOURCE)).await.map_err(Failure::from)
-        };
-        match timeout(REQUEST, work).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Failure::Silent(format!("no answer within {} s", REQUEST.as_secs()))),
-        }
+        link.ask(async |client| request(link.api(client, R::RESOURCE)).await).await
     }
 
     fn explained(&self, failure: Failure, asked: &Asked) -> StoreError {

@@ -18,8 +18,10 @@ use ::kube::{Api, Client};
 use culvert_api::Resource;
 use serde_json::json;
 use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
 
-use super::answer::{Peer, cause_of};
+use super::REQUEST;
+use super::answer::{Failure, Peer, cause_of};
 use crate::{authorities, proxy};
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -115,10 +117,20 @@ impl Link {
         Ok(current.1.clone())
     }
 
+    /// Asks the server, for so long and no longer.
+    pub(super) async fn ask<T>(&self, request: impl AsyncFnOnce(Client) -> ::kube::Result<T>) -> Result<T, Failure> {
+        let work = async {
+            let client = self.client().await.map_err(Failure::Silent)?;
+            request(client).await.map_err(Failure::from)
+        };
+        match timeout(REQUEST, work).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Failure::Silent(format!("no answer within {} s", REQUEST.as_secs()))),
+        }
+    }
+
     pub(super) fn api(&self, client: Client, resource: Resource) -> Api<DynamicObject> {
-        let (group, version) = resource.api_version.split_once('/').unwrap_or(("", resource.api_version));
-        let kind = GroupVersionKind::gvk(group, version, resource.kind);
-        Api::namespaced_with(client, &self.peer.namespace, &ApiResource::from_gvk_with_plural(&kind, resource.plural))
+        Api::namespaced_with(client, &self.peer.namespace, &api_resource(resource))
     }
 }
 
@@ -199,6 +211,12 @@ impl Access {
         config.reset_reader_on_write = true;
         Ok(config)
     }
+}
+
+/// Returns a kind as the client names it.
+pub(super) fn api_resource(resource: Resource) -> ApiResource {
+    let (group, version) = resource.api_version.split_once('/').unwrap_or(("", resource.api_version));
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, resource.kind), resource.plural)
 }
 
 fn client(config: Config) -> Result<Client, String> {

@@ -46,7 +46,7 @@ pub(super) struct Peer {
 }
 
 /// What a server was asked for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Asked {
     verb: &'static str,
     /// `endpoints`, `gateways/status`.
@@ -54,6 +54,8 @@ pub(super) struct Asked {
     group: &'static str,
     /// `Endpoint west-1`, or `endpoints`.
     object: String,
+    /// Whether objects of the kind belong to a namespace.
+    is_namespaced: bool,
 }
 
 impl Asked {
@@ -62,7 +64,11 @@ impl Asked {
     }
 
     pub(super) fn by_name<R: Record>(verb: &'static str, name: &str) -> Self {
-        Self { object: format!("{} {name}", R::KIND), ..Self::all(verb, R::RESOURCE) }
+        Self::named(verb, R::RESOURCE, name)
+    }
+
+    pub(super) fn named(verb: &'static str, resource: Resource, name: &str) -> Self {
+        Self { object: format!("{} {name}", resource.kind), ..Self::all(verb, resource) }
     }
 
     pub(super) fn all(verb: &'static str, resource: Resource) -> Self {
@@ -71,7 +77,13 @@ impl Asked {
             resource: resource.plural.to_owned(),
             group: resource.api_version.split('/').next().unwrap_or_default(),
             object: resource.plural.to_owned(),
+            is_namespaced: true,
         }
+    }
+
+    /// Makes it about a kind whose objects belong to no namespace.
+    pub(super) fn cluster_wide(self) -> Self {
+        Self { is_namespaced: false, ..self }
     }
 
     /// Makes it the object's status alone.
@@ -89,6 +101,11 @@ impl Failure {
         status.code == 404 && details.is_some_and(|details| !details.name.is_empty() && details.kind != "namespaces")
     }
 
+    /// Tells whether the server does not know the kind that it was asked for.
+    pub(super) fn is_missing_kind(&self) -> bool {
+        matches!(self, Self::Status(status) if status.code == 404 && names_no_object(status))
+    }
+
     /// Tells whether the object is there already, or is not as it was read.
     pub(super) fn is_conflict(&self) -> bool {
         matches!(self, Self::Status(status) if status.code == 409)
@@ -100,7 +117,7 @@ impl Failure {
     }
 
     pub(super) fn explained(self, asked: &Asked, peer: &Peer) -> StoreError {
-        let Asked { verb, resource, group, object } = asked;
+        let Asked { verb, resource, group, object, is_namespaced } = asked;
         let Peer { server, namespace, remedy } = peer.clone();
         let status = match self {
             Self::Status(status) => status,
@@ -114,16 +131,24 @@ impl Failure {
                 // Not always what was asked for: to apply what is not there is to create it.
                 verb: word_after(&status.message, " cannot ").unwrap_or(verb).into(),
                 resource: quoted_after(&status.message, "resource ").unwrap_or(resource).into(),
-                namespace: namespace.into(),
+                namespace: is_namespaced.then(|| namespace.into()),
                 server,
             },
-            404 if status.details.as_ref().is_none_or(|details| details.name.is_empty()) => {
-                refused(format!("it has no {resource} of {group}: apply the CRDs of deploy/crds"))
+            404 if names_no_object(&status) => {
+                let way_out = match *group {
+                    "submariner.io" => "apply the CRDs of deploy/crds",
+                    _ => "install what brings them",
+                };
+                refused(format!("it has no {resource} of {group}: {way_out}"))
             }
             429 | 500.. => StoreError::Unreachable { server, cause: format!("{} ({})", words(&status), status.code) },
             code => refused(format!("{} ({code})", words(&status))),
         }
     }
+}
+
+fn names_no_object(status: &Status) -> bool {
+    status.details.as_ref().is_none_or(|details| details.name.is_empty())
 }
 
 fn words(status: &Status) -> &str {
@@ -199,6 +224,19 @@ mod tests {
     }
 
     #[test]
+    fn a_kind_without_namespaces_is_forbidden_in_the_whole_cluster() {
+        let ippools = Resource { api_version: "projectcalico.org/v3", kind: "IPPool", plural: "ippools" };
+        let asked = || Asked::named("create", ippools, "a").cluster_wide();
+        let forbidden = failure(json!({"code": 403, "reason": "Forbidden", "message": "no"}));
+        let words = forbidden.explained(&asked(), &peer()).to_string();
+        assert!(words.contains("this account may not create ippools in the whole cluster: give it a role"), "{words}");
+        let missing = failure(json!({"code": 404, "message": "404 page not found"}));
+        assert!(missing.is_missing_kind());
+        let words = missing.explained(&asked(), &peer()).to_string();
+        assert!(words.ends_with("it has no ippools of projectcalico.org: install what brings them"), "{words}");
+    }
+
+    #[test]
     fn a_kind_that_is_not_there_is_no_missing_object() {
         let object =
             failure(json!({"code": 404, "message": "not found", "details": {"name": "west-1", "kind": "endpoints"}}));
@@ -207,6 +245,7 @@ mod tests {
         let kind = failure(json!({"code": 404, "message": "404 page not found"}));
 
         assert!(object.is_missing_object() && !namespace.is_missing_object() && !kind.is_missing_object());
+        assert!(kind.is_missing_kind() && !object.is_missing_kind() && !namespace.is_missing_kind());
         assert!(text(kind).ends_with("it has no endpoints of submariner.io: apply the CRDs of deploy/crds"));
         assert!(text(namespace).ends_with("refuses to update Endpoint west-1: no ns (404)"));
     }
