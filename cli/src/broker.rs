@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::args::Output;
 use crate::broker_args::{DeployBroker, RecoverBrokerInfo};
-use crate::progress::tell;
+use crate::progress::{look, tell};
 
 /// What a run did, for people or as data.
 #[derive(Debug, Serialize)]
@@ -46,7 +46,7 @@ pub(crate) async fn deploy(asked: &DeployBroker) -> Result<String> {
     tell(&format!("Looking at API server {}", server.url()));
     let url = asked.broker.broker_url.clone().map_or_else(|| https_url(server.url()), Ok)?;
     let wanted = Broker::new(&asked.broker.namespace, asked.token_lifetime.unwrap_or(TOKEN_LIFETIME))?;
-    let existing = server.look_at_broker(&wanted).await?;
+    let existing = look(&server, async { Ok(server.look_at_broker(&wanted).await?) }).await?;
     let (psk, origin) = choose_psk(given, before, existing.psk.clone())?;
     let lifetime = asked.token_lifetime.or(existing.token_lifetime).unwrap_or(TOKEN_LIFETIME);
     let broker = Broker::new(&asked.broker.namespace, lifetime)?;
@@ -56,7 +56,7 @@ pub(crate) async fn deploy(asked: &DeployBroker) -> Result<String> {
     }
 
     tell("Making the definitions of records");
-    server.apply_definitions(&existing.foreign_definitions).await?;
+    server.apply_definitions(&existing.kept_definitions).await?;
     tell(&format!("Making accounts, roles and policies in namespace {}", broker.namespace()));
     for object in broker.objects() {
         server.apply(&object).await?;
@@ -172,9 +172,12 @@ async fn find_psk(asked: &RecoverBrokerInfo, server: &Server) -> Result<(SecretB
 }
 
 fn warnings(existing: &Existing, namespace: &str) -> Vec<String> {
-    let foreign: Vec<&str> = existing.foreign_definitions.iter().map(String::as_str).collect();
-    let kept = (!foreign.is_empty()).then(|| {
-        format!("CustomResourceDefinitions {} were not made by culvert and stay as they are", foreign.join(", "))
+    let kept: Vec<&str> = existing.kept_definitions.iter().map(String::as_str).collect();
+    let definitions = (!kept.is_empty()).then(|| {
+        format!(
+            "CustomResourceDefinitions {} were not made by this release of culvert and stay as they are",
+            kept.join(", ")
+        )
     });
     let exposed = existing.exposed_tokens.iter().map(|name| {
         format!(
@@ -182,7 +185,7 @@ fn warnings(existing: &Existing, namespace: &str) -> Vec<String> {
              no older {BROKER_FILE} is needed, delete it"
         )
     });
-    kept.into_iter().chain(existing.conflicts.iter().map(ToString::to_string)).chain(exposed).collect()
+    definitions.into_iter().chain(existing.conflicts.iter().map(ToString::to_string)).chain(exposed).collect()
 }
 
 fn render(report: &Report, output: Output) -> Result<String> {

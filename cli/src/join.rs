@@ -14,8 +14,8 @@ use culvert_model::ClusterId;
 use culvert_setup::manifests::{self, GATEWAY, ROUTE_AGENT};
 use culvert_setup::names::{MANAGED_BY, OPERATOR_NAMESPACE, PSK_SECRET};
 use culvert_setup::{
-    BrokerCredentials, BrokerInfo, GatewayNodes, Installation, JoinRequest, Kind, LocalObstacle, Member, ObjectRef,
-    Server, Settings, prepare_member, read,
+    BrokerCredentials, BrokerInfo, Facts, GatewayNodes, Installation, JoinRequest, Kind, LocalObstacle, Member,
+    ObjectRef, Server, Settings, prepare_member, read,
 };
 use ipnet::IpNet;
 use serde::Serialize;
@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::args::Output;
 use crate::join_args::Join;
-use crate::progress::{POLL, Told, tell, wait_for_pods, wait_settled};
+use crate::progress::{POLL, Told, look, tell, wait_for_pods, wait_settled};
 use crate::site;
 use crate::table::printable;
 
@@ -55,6 +55,15 @@ struct Connection {
     reason: String,
 }
 
+/// What there is in the cluster.
+struct Found {
+    facts: Facts,
+    installation: Installation,
+    identity: String,
+    /// What its network plugin takes and the caller may not do.
+    lacking: Option<LocalObstacle>,
+}
+
 /// What is to be done, once nothing speaks against it.
 struct Plan {
     settings: Settings,
@@ -78,10 +87,12 @@ pub(crate) async fn run(asked: &Join) -> Result<String> {
     let local = Server::of_kubeconfig(&asked.access.access()).await?;
     let broker = Server::of_broker(&info).await?;
     tell(&format!("Looking at this cluster, {}", local.url()));
-    let plan = plan(asked, &info, &local).await?;
+    let found = look(&local, find(&local)).await?;
+    let identity = found.identity.clone();
+    let plan = plan(asked, &info, found)?;
     let request = JoinRequest {
         member: Member { broker: info.namespace.clone(), cluster: plan.settings.cluster.clone() },
-        identity: local.identity().await?,
+        identity,
         known: plan.installation.is_known_as(&plan.settings.cluster),
         claims: plan.settings.networks.pods.iter().chain(&plan.settings.networks.services).copied().collect(),
     };
@@ -93,18 +104,28 @@ pub(crate) async fn run(asked: &Join) -> Result<String> {
     render(&report(plan, connections), asked.output)
 }
 
-/// Finds out what is to be done, and everything here that speaks against it. Changes nothing.
-async fn plan(asked: &Join, info: &BrokerInfo, local: &Server) -> Result<Plan> {
+/// Reads what there is in this cluster. Changes nothing.
+async fn find(local: &Server) -> Result<Found> {
     // Rights first: without them the rest cannot be read.
     if let Some(lacking) = local.lacking_for_join().await? {
         bail!("this cluster cannot join: {lacking}");
     }
     let facts = local.network_facts().await?;
+    Ok(Found {
+        lacking: local.lacking_for_plugin(&facts.discovered().plugin).await?,
+        facts,
+        installation: local.installation().await?,
+        identity: local.identity().await?,
+    })
+}
+
+/// Decides what is to be done, and finds everything here that speaks against it. Somebody may be asked.
+fn plan(asked: &Join, info: &BrokerInfo, found: Found) -> Result<Plan> {
+    let Found { facts, installation, lacking, .. } = found;
     let networks = facts.networks(&asked.clustercidr, &asked.servicecidr)?;
-    let installation = local.installation().await?;
     let cluster = cluster_id(asked, &installation)?;
     let mut obstacles = installation.obstacles(&cluster);
-    obstacles.extend(local.lacking_for_plugin(&networks.plugin).await?);
+    obstacles.extend(lacking);
     let (gateways, new_gateway) = match GatewayNodes::of(&facts.nodes) {
         GatewayNodes::Labelled(nodes) => (nodes, None),
         GatewayNodes::Candidates(nodes) if asked.label_gateway && !nodes.is_empty() => {
@@ -134,7 +155,7 @@ async fn plan(asked: &Join, info: &BrokerInfo, local: &Server) -> Result<Plan> {
 /// Brings everything to this cluster.
 async fn install(plan: &Plan, info: &BrokerInfo, credentials: &BrokerCredentials, local: &Server) -> Result<()> {
     tell("Making the definitions of records");
-    local.apply_definitions(&plan.installation.foreign_definitions).await?;
+    local.apply_definitions(&plan.installation.definitions.kept).await?;
     tell(&format!("Making accounts, secrets and daemons in namespace {OPERATOR_NAMESPACE}"));
     let namespace = ObjectRef { kind: Kind::NAMESPACE, namespace: None, name: OPERATOR_NAMESPACE.to_owned() };
     let found = local.find(&namespace).await?;

@@ -5,18 +5,37 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use culvert_setup::Server;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Between two looks at what is waited for.
 pub(crate) const POLL: Duration = Duration::from_millis(500);
 /// How long pods may take: images may have to be pulled.
 const PODS: Duration = Duration::from_secs(300);
+/// How long it may take to find out what is there, before anything is changed.
+const LOOK: Duration = Duration::from_secs(120);
 /// How long pods that are ready may take to count as available: three times what `deploy/kubernetes` asks of gateways.
 const SETTLED: Duration = Duration::from_secs(30);
 
 /// Says what comes next.
 pub(crate) fn tell(step: &str) {
     eprintln!("{step} ...");
+}
+
+/// Looks at a server, for so long and no longer: each of a hundred answers may be slow.
+///
+/// # Errors
+///
+/// As those of the looking, or that it takes too long.
+pub(crate) async fn look<T>(server: &Server, looking: impl Future<Output = Result<T>>) -> Result<T> {
+    match timeout(LOOK, looking).await {
+        Ok(found) => found,
+        Err(_) => bail!(
+            "API server {} answers too slowly to be looked at within {} s: nothing was changed; find out what it is busy \
+             with, or try again from a place that is nearer to it",
+            server.url(),
+            LOOK.as_secs()
+        ),
+    }
 }
 
 /// Says what has changed since it last said something.

@@ -10,6 +10,8 @@ use culvert_setup::manifests::ROUTE_AGENT;
 use culvert_setup::{Access, BrokerSeen, Kind, Server, Survey};
 use serde_json::Value;
 
+use crate::progress::look;
+
 /// What is known of a cluster.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Snapshot {
@@ -74,8 +76,13 @@ pub(crate) async fn read_all(location: &Location) -> Result<(Snapshot, Vec<Strin
     let (mut snapshot, mut problems) = (Snapshot::default(), Vec::new());
     if let Location::Server(place) = location {
         let server = Server::of_kubeconfig(&access(&place.access)).await?;
-        let survey = server.survey().await?;
-        snapshot.broker = server.broker_seen(&survey.settings).await?;
+        let (survey, broker) = look(&server, async {
+            let survey = server.survey().await?;
+            let broker = server.broker_seen(&survey.settings).await?;
+            Ok((survey, broker))
+        })
+        .await?;
+        snapshot.broker = broker;
         let undefined = survey.missing.iter().any(|object| object.starts_with(Kind::DEFINITION.kind));
         snapshot.survey = Some(survey);
         if undefined {

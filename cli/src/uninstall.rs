@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use crate::access::AccessArgs;
 use crate::join::confirm;
 use crate::join_args::SITE_RECORDS;
-use crate::progress::{POLL, Told, tell};
+use crate::progress::{POLL, Told, look, tell};
 use crate::site;
 
 /// How long pods may take to end, and nodes to be cleaned (Submariner chapter 5).
@@ -45,7 +45,7 @@ pub(crate) async fn run(asked: &Uninstall) -> Result<String> {
     }
     let server = Server::of_kubeconfig(&asked.access.access()).await?;
     tell(&format!("Looking at this cluster, {}", server.url()));
-    let installation = server.installation().await?;
+    let installation = look(&server, async { Ok(server.installation().await?) }).await?;
     let cluster = installation.cluster.unwrap_or_else(|| "without an id".to_owned());
     confirm(asked.yes, &format!("Take cluster {cluster} at {} out of its clusterset?", server.url()))?;
     let mut left = clean_nodes(&server).await?;

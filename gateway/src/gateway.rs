@@ -88,7 +88,10 @@ impl Gateway {
         wake: Wake,
     ) -> anyhow::Result<Self> {
         let identity = key::load(&config.key_file)?;
-        let ports = HeldPorts::take(config.ports, node::has_vxlan_device(&node_facts().await?))?;
+        let facts = node_facts().await?;
+        // Without an address it would hold the lease and keep a standby from it, for nothing.
+        private_addresses(&config, &facts, Addresses::default()).await?;
+        let ports = HeldPorts::take(config.ports, node::has_vxlan_device(&facts))?;
         config.ports = ports.ports();
         let preshared_key = key::preshared_key(&config.psk)?;
         let discovery_sockets = config.nat_discovery_port.map(Sockets::open).transpose()?.map(Arc::new);
@@ -267,16 +270,8 @@ impl Gateway {
     }
 
     async fn local_endpoint(&self, facts: &NodeFacts) -> anyhow::Result<Endpoint> {
-        let private = match self.config.private {
-            Some(private) => private,
-            None => {
-                let before = self.own.as_ref().map(|own| own.private).unwrap_or_default();
-                node::default_sources(facts, before).await
-            }
-        };
-        if private == Addresses::default() {
-            bail!("this node has no address towards the Internet: add a default route, or give --private-ip");
-        }
+        let before = self.own.as_ref().map(|own| own.private).unwrap_or_default();
+        let private = private_addresses(&self.config, facts, before).await?;
         let node_addresses = facts.interfaces.values().flat_map(|interface| &interface.addresses).map(IpNet::addr);
         let facts = LocalFacts {
             cluster: self.config.cluster.clone(),
@@ -479,4 +474,17 @@ impl Gateway {
             }
         }
     }
+}
+
+/// Returns this node's addresses in its own network: as configured, or those that it had `before` and those that lead to
+/// the Internet.
+async fn private_addresses(config: &Config, facts: &NodeFacts, before: Addresses) -> anyhow::Result<Addresses> {
+    let private = match config.private {
+        Some(private) => private,
+        None => node::default_sources(facts, before).await,
+    };
+    if private == Addresses::default() {
+        bail!("node {} has no address towards the Internet: add a default route, or give --private-ip", config.node);
+    }
+    Ok(private)
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use culvert_netns_tests::{Binaries, Lab, Node, NodePlan, Role, Topology, wait_for};
+use culvert_netns_tests::{Binaries, Deployment, Lab, Node, NodePlan, Role, Settings, Topology, records, wait_for};
 
 const END: Duration = Duration::from_secs(15);
 
@@ -150,6 +150,28 @@ fn a_key_that_cannot_be_used_is_named() {
     let without = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"];
     stage.assert_fails(Role::Gateway, &without, &flags, &[&shown, "Permission denied"]);
     stage.assert_fails(Role::Gateway, &[], &["--psk-file", "/run/no-psk"], &["/run/no-psk"]);
+}
+
+/// A gateway there must not keep a standby from the lease; a route agent goes on and says so.
+#[test]
+fn a_node_without_an_address_is_named() {
+    let stage = Stage::new();
+    stage.node().namespace.ip("route delete default").unwrap();
+    stage.assert_fails(Role::Gateway, &[], &[], &["no address towards the Internet", "default route", "--private-ip"]);
+    let leases = records(&stage.lab.cluster("east").records(), "leases").unwrap();
+    assert!(leases.is_empty(), "{leases:?}");
+
+    let mut deployment = Deployment::new(stage.lab, Settings::default()).unwrap();
+    deployment.start("east", "gw", Role::RouteAgent).unwrap();
+    deployment
+        .explain(wait_for("a route agent that misses its address", END, || {
+            let agents = records(&deployment.lab.cluster("east").records(), "routeagents")?;
+            let said = agents.first().and_then(|agent| agent["status"]["statusFailure"].as_str()).unwrap_or_default();
+            let named = said.contains("this node's address is not known") && said.contains("--node-ip");
+            anyhow::ensure!(named, "it says {said:?}");
+            Ok(Some(()))
+        }))
+        .unwrap();
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Brings a broker to a cluster: what is found there first, and what is missing, before anything is changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use base64::Engine;
@@ -8,12 +8,14 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::claims::{Conflict, conflicts};
+use crate::definitions::{UnusableDefinition, definitions};
 use crate::error::ServerError;
-use crate::names::{ADMIN, MANAGED_BY, PSK_SECRET, SETTINGS, admin_namespace, user_prefix};
+use crate::names::{ADMIN, PSK_SECRET, SETTINGS, admin_namespace, user_prefix};
 use crate::object::{Kind, ObjectRef};
 use crate::objects::{Broker, TOKEN_LIFETIME_KEY, admin_token, psk_secret};
+use crate::rights::{Right, granted, list};
 use crate::secret::SecretBytes;
-use crate::server::{Right, Server};
+use crate::server::Server;
 
 /// The first release with ValidatingAdmissionPolicy and CEL's `cidr` in stable form.
 const OLDEST: (u32, u32) = (1, 30);
@@ -40,6 +42,8 @@ pub enum InstallError {
         "there is no broker in namespace {namespace} of {server}: name its namespace, or run `deploy-broker` first"
     )]
     NoBroker { server: String, namespace: String },
+    #[error("API server {server}: {}", .unusable.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Definitions { server: String, unusable: Vec<UnusableDefinition> },
 }
 
 /// What is at the broker before a run.
@@ -49,8 +53,8 @@ pub struct Existing {
     pub token_lifetime: Option<Duration>,
     /// The pre-shared key that an earlier run put there.
     pub psk: Option<SecretBytes>,
-    /// Definitions that somebody else brought: they stay as they are.
-    pub foreign_definitions: BTreeSet<String>,
+    /// Definitions that somebody else or a newer release made: they stay as they are.
+    pub kept_definitions: BTreeSet<String>,
     /// CIDRs that two members claim.
     pub conflicts: Vec<Conflict>,
     /// Secrets in the broker's namespace with a token of the administrator: `subctl` made them, and every member that it
@@ -58,60 +62,37 @@ pub struct Existing {
     pub exposed_tokens: Vec<String>,
 }
 
-/// Returns the CustomResourceDefinitions.
-pub(crate) fn definitions() -> Vec<Value> {
-    let parsed = |(_, yaml): (String, String)| {
-        let mut value: Value = serde_yaml_ng::from_str(&yaml).expect("generated definitions are YAML");
-        value["metadata"]["labels"] = json!({MANAGED_BY.0: MANAGED_BY.1});
-        value
-    };
-    culvert_api::crd::all().into_iter().map(parsed).collect()
-}
-
 impl Server {
     /// Looks at a server before a broker is brought there. Changes nothing.
     ///
     /// # Errors
     ///
-    /// It cannot be reached, is too old, or does not allow what is needed: all missing rights are named at once.
+    /// It cannot be reached, is too old, does not allow what is needed, all missing rights being named at once, or has
+    /// definitions that this release cannot work with.
     pub async fn look_at_broker(&self, broker: &Broker) -> Result<Existing, InstallError> {
         let found = self.version().await?;
         if found < OLDEST {
             return Err(InstallError::TooOld { server: self.url().to_owned(), found });
         }
-        let lacking = self.lacking(&rights(broker)).await?;
+        let mut lacking = self.lacking(&rights(broker)).await?;
+        lacking.extend(self.lacking_to_grant(&granted(&broker.objects())).await?);
         if !lacking.is_empty() {
             return Err(InstallError::Lacking { server: self.url().to_owned(), lacking });
+        }
+        let definitions = self.found_definitions().await?;
+        if !definitions.unusable.is_empty() {
+            let unusable = definitions.unusable;
+            return Err(InstallError::Definitions { server: self.url().to_owned(), unusable });
         }
         let clusters = self.list(Kind::CLUSTER, &broker.namespace).await?;
         let clusters: Vec<_> = clusters.into_iter().filter_map(|one| serde_json::from_value(one).ok()).collect();
         Ok(Existing {
             token_lifetime: self.token_lifetime(&broker.namespace).await?,
             psk: self.broker_psk(&broker.namespace).await?,
-            foreign_definitions: self.foreign_definitions().await?,
+            kept_definitions: definitions.kept,
             conflicts: conflicts(&clusters),
             exposed_tokens: self.admin_secrets(&broker.namespace).await?.iter().map(name_of).collect(),
         })
-    }
-
-    /// Brings the definitions of records, but for those that somebody else brought, and waits until they are served.
-    ///
-    /// # Errors
-    ///
-    /// [`ServerError`], also if it takes too long.
-    pub async fn apply_definitions(&self, foreign: &BTreeSet<String>) -> Result<(), ServerError> {
-        for definition in definitions() {
-            if !foreign.contains(&ObjectRef::of(&definition).name) {
-                self.apply(&definition).await?;
-            }
-            self.wait_established(&definition).await?;
-        }
-        Ok(())
-    }
-
-    async fn wait_established(&self, definition: &Value) -> Result<(), ServerError> {
-        let reference = ObjectRef::of(definition);
-        self.wait(&reference, |object| established(object).then_some(())).await
     }
 
     /// Waits until the server's policies are in force: it takes them up a moment after they were made. `false` if that
@@ -244,30 +225,11 @@ impl Server {
         secrets.retain(|secret| secret["metadata"]["annotations"]["kubernetes.io/service-account.name"] == ADMIN);
         Ok(secrets)
     }
-
-    /// Returns the definitions that somebody else brought.
-    pub(crate) async fn foreign_definitions(&self) -> Result<BTreeSet<String>, ServerError> {
-        let mut foreign = BTreeSet::new();
-        for definition in definitions() {
-            let reference = ObjectRef::of(&definition);
-            let found = self.find(&reference).await?;
-            if found.is_some_and(|found| found["metadata"]["labels"][MANAGED_BY.0] != MANAGED_BY.1) {
-                foreign.insert(reference.name);
-            }
-        }
-        Ok(foreign)
-    }
 }
 
 /// Returns the token and the certificates in a Secret of an account.
 pub(crate) fn token_in(secret: &Value) -> Option<(SecretBytes, Option<Vec<u8>>)> {
     Some((data(secret, "token")?.into(), data(secret, "ca.crt")))
-}
-
-/// Tells whether the server serves the kind of a definition.
-pub(crate) fn established(definition: &Value) -> bool {
-    let conditions = definition["status"]["conditions"].as_array().into_iter().flatten();
-    conditions.into_iter().any(|one| one["type"] == "Established" && one["status"] == "True")
 }
 
 fn name_of(object: &Value) -> String {
@@ -297,15 +259,6 @@ fn rights(broker: &Broker) -> Vec<Right> {
     needed.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Returns rights in words, all verbs on the same resources together.
-pub(crate) fn list(rights: &[Right]) -> String {
-    let mut verbs: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for right in rights {
-        verbs.entry(right.on()).or_default().push(right.verb);
-    }
-    verbs.iter().map(|(on, verbs)| format!("{} {on}", verbs.join("/"))).collect::<Vec<_>>().join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -323,11 +276,5 @@ mod tests {
         ] {
             assert!(rights.contains(right), "{right} is not in {rights}");
         }
-    }
-
-    #[test]
-    fn definitions_are_marked_as_ours() {
-        assert!(definitions().iter().all(|one| one["metadata"]["labels"][MANAGED_BY.0] == MANAGED_BY.1));
-        assert_eq!(definitions().len(), 4);
     }
 }

@@ -7,14 +7,15 @@ use culvert_model::ClusterId;
 use ipnet::IpNet;
 use serde_json::Value;
 
+use crate::definitions::{Definitions, UnusableDefinition, definitions};
 use crate::error::ServerError;
-use crate::install::{definitions, list};
 use crate::local::daemon_set;
 use crate::manifests::{self, GATEWAY, GATEWAY_LABEL, NETWORK_PLUGIN, ROUTE_AGENT, uninstaller_name};
 use crate::names::{BROKER_SECRET, OPERATOR_NAMESPACE};
 use crate::networks::Networks;
 use crate::object::{Kind, ObjectRef};
-use crate::server::{Right, Server};
+use crate::rights::{Right, granted, list};
+use crate::server::Server;
 
 /// Submariner's gateways: they and ours would take each other's ports and records.
 const SUBMARINER_GATEWAY: &str = "submariner-gateway";
@@ -42,8 +43,7 @@ pub struct Installation {
     pub submariner: bool,
     /// Whether an uninstallation of it was broken off: its pods would undo a join when they start again.
     pub half_uninstalled: bool,
-    /// Definitions that somebody else brought: they stay as they are.
-    pub foreign_definitions: BTreeSet<String>,
+    pub definitions: Definitions,
 }
 
 /// What in the cluster itself speaks against a join.
@@ -59,6 +59,8 @@ pub enum LocalObstacle {
         "no node has the label {GATEWAY_LABEL}=true: label those that are to be gateways, or leave --label-gateway on"
     )]
     NoGateway,
+    #[error("{0}")]
+    Definition(UnusableDefinition),
     #[error("you may not {0}: ask for these rights, or use another context")]
     Lacking(String),
 }
@@ -99,7 +101,8 @@ impl Installation {
         let other = self.cluster.clone().filter(|joined| joined != id.as_str());
         let submariner = self.submariner.then_some(LocalObstacle::Submariner);
         let half = self.half_uninstalled.then_some(LocalObstacle::HalfUninstalled);
-        other.map(LocalObstacle::OtherId).into_iter().chain(submariner).chain(half).collect()
+        let unusable = self.definitions.unusable.iter().cloned().map(LocalObstacle::Definition);
+        other.map(LocalObstacle::OtherId).into_iter().chain(submariner).chain(half).chain(unusable).collect()
     }
 }
 
@@ -151,7 +154,7 @@ impl Server {
             recorded: recorded.map(str::to_owned).collect(),
             submariner: self.find(&daemon_set(SUBMARINER_GATEWAY)).await?.is_some(),
             half_uninstalled,
-            foreign_definitions: self.foreign_definitions().await?,
+            definitions: self.found_definitions().await?,
         })
     }
 
@@ -161,7 +164,7 @@ impl Server {
     ///
     /// [`ServerError`].
     pub async fn lacking_for_join(&self) -> Result<Option<LocalObstacle>, ServerError> {
-        Ok(obstacle(&self.lacking(&rights()).await?))
+        self.obstacle(&rights(), &manifests::base()).await
     }
 
     /// Tells which rights a join lacks for what clusters with this network plugin have beside the rest.
@@ -170,21 +173,31 @@ impl Server {
     ///
     /// [`ServerError`].
     pub async fn lacking_for_plugin(&self, plugin: &str) -> Result<Option<LocalObstacle>, ServerError> {
-        Ok(obstacle(&self.lacking(&plugin_rights(plugin)).await?))
+        self.obstacle(&plugin_rights(plugin), &manifests::of_plugin(plugin)).await
+    }
+
+    /// Says which are lacking of some rights, and of those that the roles among `objects` give.
+    async fn obstacle(&self, rights: &[Right], objects: &[Value]) -> Result<Option<LocalObstacle>, ServerError> {
+        let mut lacking = self.lacking(rights).await?;
+        lacking.extend(self.lacking_to_grant(&granted(objects)).await?);
+        Ok((!lacking.is_empty()).then(|| LocalObstacle::Lacking(list(&lacking))))
     }
 }
 
-fn obstacle(lacking: &[Right]) -> Option<LocalObstacle> {
-    (!lacking.is_empty()).then(|| LocalObstacle::Lacking(list(lacking)))
-}
-
-/// Returns the rights that the objects of a join take.
+/// Returns the rights that a join takes: on its objects, and to what tells of the cluster's networks.
 fn rights() -> Vec<Right> {
     let secret = ObjectRef::new(Kind::SECRET, OPERATOR_NAMESPACE, BROKER_SECRET);
     let objects = definitions().into_iter().chain(manifests::base()).map(|object| ObjectRef::of(&object));
     let mut rights: BTreeSet<Right> = objects.chain([secret]).flat_map(|object| rights_on(&object)).collect();
     rights.extend(["list", "patch"].map(|verb| right(verb, "", "nodes", None)));
-    rights.insert(right("list", "", "pods", Some(OPERATOR_NAMESPACE)));
+    rights.insert(right("list", "submariner.io", "clusters", Some(OPERATOR_NAMESPACE)));
+    rights.insert(right("list", "submariner.io", "gateways", Some(OPERATOR_NAMESPACE)));
+    rights.insert(right("get", "config.openshift.io", "networks", None));
+    for (group, resource) in
+        [("", "pods"), ("apps", "daemonsets"), ("", "configmaps"), ("networking.k8s.io", "servicecidrs")]
+    {
+        rights.insert(right("list", group, resource, None));
+    }
     rights.into_iter().collect()
 }
 

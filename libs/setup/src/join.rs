@@ -16,13 +16,14 @@ use serde_json::{Value, json};
 
 use crate::claims::{Conflict, conflicts_of};
 use crate::error::ServerError;
-use crate::install::{list, token_in};
+use crate::install::token_in;
 use crate::member::{IDENTITY, Member};
 use crate::names::{self, BROKER_SECRET, SUBMARINER_ROLE};
 use crate::object::{Kind, ObjectRef};
 use crate::objects::{TOKEN_LIFETIME, account, role_binding};
+use crate::rights::{Right, list};
 use crate::secret::SecretBytes;
-use crate::server::{Granted, Right, Server};
+use crate::server::{Granted, Server};
 use crate::token::TokenClaims;
 
 /// A cluster that wants to be a member.

@@ -7,6 +7,7 @@ use culvert_api::{Connection, Gateway, HaStatus};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
 use serde_json::{Value, json};
 
+use crate::ask::ask;
 use crate::error::ServerError;
 use crate::manifests::GATEWAY_LABEL;
 use crate::names::{MANAGED_BY, OPERATOR_NAMESPACE};
@@ -197,7 +198,8 @@ impl Server {
         if !fields.is_empty() {
             params = params.fields(fields);
         }
-        match self.api(kind, namespace).list(&params).await {
+        let api = self.api(kind, namespace);
+        match ask(|| api.list(&params)).await {
             Ok(list) => Ok(list.items.into_iter().map(|one| serde_json::to_value(one).unwrap_or_default()).collect()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
             Err(error) => {
@@ -215,7 +217,8 @@ impl Server {
     pub async fn delete(&self, reference: &ObjectRef) -> Result<bool, ServerError> {
         let params =
             DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
-        match self.api(reference.kind, reference.namespace.as_deref()).delete(&reference.name, &params).await {
+        let api = self.api(reference.kind, reference.namespace.as_deref());
+        match ask(|| api.delete(&reference.name, &params)).await {
             Ok(_) => Ok(true),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
             Err(error) => Err(self.error(reference.to_string(), &error)),
@@ -240,7 +243,9 @@ impl Server {
 
     async fn patch_node(&self, node: &str, metadata: &Value) -> Result<(), ServerError> {
         let patch = Patch::Merge(json!({"metadata": metadata}));
-        let patched = self.api(NODE, None).patch(node, &PatchParams::default(), &patch).await;
+        let api = self.api(NODE, None);
+        let params = PatchParams::default();
+        let patched = ask(|| api.patch(node, &params, &patch)).await;
         patched.map(drop).map_err(|error| self.error(format!("Node {node}"), &error))
     }
 
@@ -254,7 +259,8 @@ impl Server {
         });
         let service = serde_json::from_value(service).expect("a Service is an object");
         let params = PostParams { dry_run: true, ..PostParams::default() };
-        match self.api(SERVICE, Some("default")).create(&params, &service).await {
+        let api = self.api(SERVICE, Some("default"));
+        match ask(|| api.create(&params, &service)).await {
             // Not every refusal is of the address: others tell nothing of networks, and are no reason to give up.
             Err(kube::Error::Api(status)) => Ok(Some(status.message.clone())),
             Ok(_) => Ok(None),

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use crate::definitions::definitions;
 use crate::error::ServerError;
-use crate::install::definitions;
 use crate::manifests;
 use crate::names::{ADMIN, BROKER_SECRET, MANAGED_BY, OPERATOR_NAMESPACE, PSK_SECRET, admin_namespace};
 use crate::object::{Kind, ObjectRef};

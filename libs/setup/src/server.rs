@@ -8,21 +8,22 @@ use base64::engine::general_purpose::STANDARD;
 use culvert_runtime::{authorities, proxy};
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 
+use crate::ask::ask;
 use crate::broker_info::BrokerInfo;
-use crate::error::{ConnectError, ServerError, chain};
+use crate::error::{ConnectError, Credentials, ServerError, chain};
 use crate::object::{Kind, ObjectRef};
 use crate::secret::SecretBytes;
 
 /// In whose name fields are set, as the API server records it.
 const FIELD_MANAGER: &str = "culvert";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Without a byte from the server; how long a request may take is the matter of [`ask`].
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// Where a kubeconfig is and what of it is used, as kubectl's flags have it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,18 +38,9 @@ pub struct Access {
 /// A connection to an API server.
 #[derive(Clone)]
 pub struct Server {
-    client: kube::Client,
+    pub(crate) client: kube::Client,
     url: String,
-}
-
-/// A right that an operation needs.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Right {
-    pub verb: &'static str,
-    pub group: String,
-    /// With a subresource after a slash, if it is about one.
-    pub resource: String,
-    pub namespace: Option<String>,
+    credentials: Credentials,
 }
 
 /// A token that was asked for.
@@ -69,7 +61,14 @@ impl Server {
         let Access { kubeconfig, context, cluster, user } = access.clone();
         let chosen = context.is_some() || cluster.is_some() || user.is_some();
         let options = KubeConfigOptions { context, cluster, user };
-        let error = |error: &dyn std::error::Error| ConnectError::Kubeconfig(chain(error));
+        let named = match &kubeconfig {
+            Some(path) => format!("kubeconfig {}", path.display()),
+            None => "the kubeconfig".to_owned(),
+        };
+        let error = |error: &dyn std::error::Error| ConnectError::Kubeconfig {
+            kubeconfig: named.clone(),
+            reason: chain(error),
+        };
         let is_named = kubeconfig.is_some() || chosen;
         let config = match kubeconfig.map_or_else(Kubeconfig::read, Kubeconfig::read_from) {
             Ok(file) => proxy::config_of(file, &options).await.map_err(|source| error(&source))?,
@@ -77,7 +76,7 @@ impl Server {
             // In a pod there is its own account, else there are words for both.
             Err(_) => Config::infer().await.map_err(|source| error(&source))?,
         };
-        Self::of_config(config)
+        Self::of_config(config, Credentials::Kubeconfig)
     }
 
     /// Connects to the broker of a file, as the account that joins clusters. Nothing is sent yet.
@@ -86,16 +85,25 @@ impl Server {
     ///
     /// The address or the certificates are not understood.
     pub async fn of_broker(info: &BrokerInfo) -> Result<Self, ConnectError> {
-        Self::of_token(&info.url, &info.token, info.ca.as_deref()).await
+        Self::with_token(&info.url, &info.token, info.ca.as_deref(), Credentials::BrokerFile).await
     }
 
-    /// Connects with a token, and with certificates in PEM that vouch for the server; the system's authorities do as well,
+    /// Connects to a broker with a member's token, and with certificates in PEM that vouch for the server; the system's authorities do as well,
     /// since a broker may be reached through a balancer (Submariner chapter 3.3).
     ///
     /// # Errors
     ///
     /// The address or the certificates are not understood.
     pub async fn of_token(url: &str, token: &SecretBytes, ca: Option<&[u8]>) -> Result<Self, ConnectError> {
+        Self::with_token(url, token, ca, Credentials::Member).await
+    }
+
+    async fn with_token(
+        url: &str,
+        token: &SecretBytes,
+        ca: Option<&[u8]>,
+        credentials: Credentials,
+    ) -> Result<Self, ConnectError> {
         let url = https_url(url)?;
         let token = String::from_utf8_lossy(token.expose());
         let kubeconfig = json!({
@@ -107,23 +115,31 @@ impl Server {
             "contexts": [{"name": "broker", "context": {"cluster": "broker", "user": "broker"}}],
             "current-context": "broker",
         });
-        let unusable =
-            |error: &dyn std::error::Error| ConnectError::Client { url: url.to_owned(), reason: chain(error) };
+        let unusable = |error: &dyn std::error::Error| ConnectError::Client {
+            url: url.clone(),
+            reason: chain(error),
+            remedy: credentials.remedy(),
+        };
         let kubeconfig: Kubeconfig = serde_json::from_value(kubeconfig).map_err(|error| unusable(&error))?;
         let config = proxy::config_of(kubeconfig, &KubeConfigOptions::default()).await;
         let mut config = config.map_err(|error| unusable(&error))?;
         authorities::add_to(&mut config);
-        Self::of_config(config)
+        Self::of_config(config, credentials)
     }
 
-    fn of_config(mut config: Config) -> Result<Self, ConnectError> {
+    fn of_config(mut config: Config, credentials: Credentials) -> Result<Self, ConnectError> {
         config.connect_timeout = Some(CONNECT_TIMEOUT);
-        config.read_timeout = Some(ANSWER_TIMEOUT);
-        config.write_timeout = Some(ANSWER_TIMEOUT);
+        config.read_timeout = Some(SILENCE);
+        config.write_timeout = Some(SILENCE);
+        config.reset_reader_on_write = true;
+        config.default_retry = false;
         let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
-        let client = kube::Client::try_from(config)
-            .map_err(|error| ConnectError::Client { url: url.clone(), reason: chain(&error) })?;
-        Ok(Self { client, url })
+        let client = kube::Client::try_from(config).map_err(|error| ConnectError::Client {
+            url: url.clone(),
+            reason: chain(&error),
+            remedy: credentials.remedy(),
+        })?;
+        Ok(Self { client, url, credentials })
     }
 
     /// Returns the address, with scheme.
@@ -137,7 +153,8 @@ impl Server {
     ///
     /// As those of every request: [`ServerError`] names the server, what was asked, and what helps.
     pub async fn version(&self) -> Result<(u32, u32), ServerError> {
-        let info = self.client.apiserver_version().await.map_err(|error| self.error("its version", &error))?;
+        let info = ask(|| self.client.apiserver_version()).await;
+        let info = info.map_err(|error| self.error("its version", &error))?;
         // Some platforms write "33+".
         let number = |text: &str| text.trim_end_matches(|character: char| !character.is_ascii_digit()).parse().ok();
         number(&info.major).zip(number(&info.minor)).ok_or_else(|| ServerError::Answer {
@@ -156,7 +173,8 @@ impl Server {
         let reference = ObjectRef::of(object);
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let api = self.api(reference.kind, reference.namespace.as_deref());
-        let applied = api.patch(&reference.name, &params, &Patch::Apply(object)).await;
+        let patch = Patch::Apply(object);
+        let applied = ask(|| api.patch(&reference.name, &params, &patch)).await;
         applied.map(|_| ()).map_err(|error| self.error(reference.to_string(), &error))
     }
 
@@ -172,7 +190,7 @@ impl Server {
             |message: String| ServerError::Answer { server: self.url.clone(), what: reference.to_string(), message };
         let typed = serde_json::from_value(object.clone()).map_err(|cause| error(cause.to_string()))?;
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        match api.create(&params, &typed).await {
+        match ask(|| api.create(&params, &typed)).await {
             Ok(_) => Ok(true),
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
             Err(error) => Err(self.error(reference.to_string(), &error)),
@@ -186,7 +204,7 @@ impl Server {
     /// [`ServerError`].
     pub async fn find(&self, reference: &ObjectRef) -> Result<Option<Value>, ServerError> {
         let api = self.api(reference.kind, reference.namespace.as_deref());
-        match api.get(&reference.name).await {
+        match ask(|| api.get(&reference.name)).await {
             Ok(found) => Ok(Some(serde_json::to_value(found).unwrap_or_default())),
             // Of a kind that it does not know, the server says so without a reason.
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
@@ -201,51 +219,6 @@ impl Server {
     /// [`ServerError`].
     pub async fn list(&self, kind: Kind, namespace: &str) -> Result<Vec<Value>, ServerError> {
         self.list_where(kind, Some(namespace), "", "").await
-    }
-
-    /// Tells whether the caller has a right.
-    ///
-    /// # Errors
-    ///
-    /// [`ServerError`].
-    pub async fn may(&self, right: &Right) -> Result<bool, ServerError> {
-        let (resource, subresource) = match right.resource.split_once('/') {
-            Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
-            None => (right.resource.as_str(), None),
-        };
-        let review = SelfSubjectAccessReview {
-            spec: SelfSubjectAccessReviewSpec {
-                resource_attributes: Some(ResourceAttributes {
-                    verb: Some(right.verb.to_owned()),
-                    group: Some(right.group.clone()),
-                    resource: Some(resource.to_owned()),
-                    subresource,
-                    namespace: right.namespace.clone(),
-                    ..ResourceAttributes::default()
-                }),
-                ..SelfSubjectAccessReviewSpec::default()
-            },
-            ..SelfSubjectAccessReview::default()
-        };
-        let api: Api<SelfSubjectAccessReview> = Api::all(self.client.clone());
-        let review = api.create(&PostParams::default(), &review).await;
-        let review = review.map_err(|error| self.error("a review of the caller's rights", &error))?;
-        Ok(review.status.is_some_and(|status| status.allowed))
-    }
-
-    /// Returns those of `rights` that the caller lacks.
-    ///
-    /// # Errors
-    ///
-    /// [`ServerError`].
-    pub async fn lacking(&self, rights: &[Right]) -> Result<Vec<Right>, ServerError> {
-        let mut lacking = Vec::new();
-        for right in rights {
-            if !self.may(right).await? {
-                lacking.push(right.clone());
-            }
-        }
-        Ok(lacking)
     }
 
     /// Asks for a token of an account that lives for `lifetime`.
@@ -268,7 +241,8 @@ impl Server {
         };
         let what = format!("a token of account {namespace}/{account}");
         let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
-        let granted = api.create_token_request(account, &PostParams::default(), &request).await;
+        let params = PostParams::default();
+        let granted = ask(|| api.create_token_request(account, &params, &request)).await;
         let granted = granted.map_err(|error| self.error(what.clone(), &error))?;
         let status = granted.status.ok_or_else(|| ServerError::Answer {
             server: self.url.clone(),
@@ -308,7 +282,7 @@ impl Server {
     }
 
     pub(crate) fn error(&self, what: impl Into<String>, error: &kube::Error) -> ServerError {
-        ServerError::of(&self.url, what, error)
+        ServerError::of(&self.url, self.credentials, what, error)
     }
 }
 
@@ -330,14 +304,5 @@ pub fn https_url(text: &str) -> Result<String, ConnectError> {
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Server").field("url", &self.url).finish_non_exhaustive()
-    }
-}
-
-impl Right {
-    /// Returns what the right is on, without the verb.
-    pub(crate) fn on(&self) -> String {
-        let group = if self.group.is_empty() { String::new() } else { format!(".{}", self.group) };
-        let namespace = self.namespace.as_ref().map(|name| format!(" in namespace {name}")).unwrap_or_default();
-        format!("{}{group}{namespace}", self.resource)
     }
 }

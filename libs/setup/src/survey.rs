@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::definitions::{definitions, established, serves};
 use crate::error::ServerError;
-use crate::install::{data, definitions, established};
+use crate::install::data;
 use crate::installation::Installation;
 use crate::local::daemon_set;
 use crate::manifests::{self, GATEWAY, ROUTE_AGENT};
@@ -106,7 +107,9 @@ impl Server {
             let reference = ObjectRef::of(&definition);
             match self.find(&reference).await? {
                 None => missing.push(reference.to_string()),
-                Some(found) if !established(&found) => missing.push(format!("{reference} (not served)")),
+                Some(found) if !established(&found) || !serves(&definition, &found) => {
+                    missing.push(format!("{reference} (not served)"))
+                }
                 Some(_) => {}
             }
         }
@@ -153,6 +156,8 @@ fn state_of(error: ServerError) -> BrokerState {
     match error {
         ServerError::Unauthorized { .. } | ServerError::Forbidden { .. } => BrokerState::Refused(error.to_string()),
         ServerError::Unreachable { .. }
+        | ServerError::Untrusted { .. }
+        | ServerError::Unwell { .. }
         | ServerError::Refused { .. }
         | ServerError::Answer { .. }
         | ServerError::TooLong { .. } => BrokerState::Unreachable(error.to_string()),
@@ -171,7 +176,8 @@ mod tests {
     #[test]
     fn a_refused_token_is_not_a_broker_that_is_away() {
         let server = || "https://b".to_owned();
-        let refused = ServerError::Unauthorized { server: server(), message: "Unauthorized".to_owned() };
+        let refused =
+            ServerError::Unauthorized { server: server(), message: "Unauthorized".to_owned(), remedy: "join" };
         assert!(matches!(state_of(refused), BrokerState::Refused(text) if text.contains("credentials")));
         let away = ServerError::Unreachable { server: server(), cause: "no route".to_owned() };
         assert!(matches!(state_of(away), BrokerState::Unreachable(text) if text.contains("no route")));

@@ -209,6 +209,8 @@ impl Access {
         config.read_timeout = Some(SILENCE);
         config.write_timeout = Some(SILENCE);
         config.reset_reader_on_write = true;
+        // Whoever asks has pauses of his own, which no server stretches, and tells why he waits.
+        config.default_retry = false;
         Ok(config)
     }
 }
@@ -351,6 +353,9 @@ JHQfA5kjQQIgdQnAbFHz07O2dzZJ9jgPFCOYM86ku+Kq3M9955uZ8Ls=\n\
         fs::write(&file, "kind: Config\napiVersion: v1\n").unwrap();
         let context = access(Some("west")).config().await.unwrap_err();
         assert!(context.contains("west"), "{context}");
+        fs::write(&file, "users: [{name: u, user: {token: \"very-secret").unwrap();
+        let cut = access(None).config().await.unwrap_err();
+        assert!(cut.contains("line 1") && !cut.contains("secret"), "{cut}");
     }
 
     #[tokio::test]

@@ -172,6 +172,8 @@ pub(super) fn cause_of(error: &dyn Error) -> String {
     let mut next = Some(error);
     while let Some(error) = next {
         let text = error.to_string();
+        // What follows a first line is an excerpt of what was read, such as a kubeconfig with a token.
+        let text = text.lines().next().unwrap_or_default();
         let text = text.trim_start_matches("ServiceError: ").trim_start_matches("HyperError: ");
         if !texts.iter().any(|known| known.contains(text)) {
             texts.push(text.to_owned());
