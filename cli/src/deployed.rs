@@ -4,9 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use culvert_api::{ClusterSpec, Record};
+use culvert_api::{Cluster, ClusterSpec, Record};
 use culvert_setup::manifests::{GATEWAY, ROUTE_AGENT, image_of};
-use culvert_setup::{BrokerState, Found};
+use culvert_setup::{BrokerSeen, BrokerState, Found, HostedBroker};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -193,9 +193,9 @@ pub(crate) fn versions_table(rows: &[VersionRow]) -> String {
     table::render(["COMPONENT", "REPOSITORY", "CONFIGURED", "RUNNING", "ARCH"], &cells, false)
 }
 
-/// Returns the broker of this cluster's clusterset; none if no settings name one.
+/// Returns the broker of this cluster's clusterset, if settings name one, and those that this cluster has beside that.
 pub(crate) fn brokers(snapshot: &Snapshot) -> Vec<BrokerRow> {
-    let row = |broker: &culvert_setup::BrokerSeen| {
+    let joined = |broker: &BrokerSeen| {
         let (clusters, healthy, health) = match &broker.state {
             BrokerState::Seen { clusters, .. } => (Some(clusters.len()), true, "answers".to_owned()),
             BrokerState::Refused(reason) => (None, false, format!("refuses this cluster: {reason}")),
@@ -214,7 +214,31 @@ pub(crate) fn brokers(snapshot: &Snapshot) -> Vec<BrokerRow> {
             health,
         }
     };
-    snapshot.broker.iter().map(row).collect()
+    let (url, hosted) = snapshot.hosted.as_ref().map(|(url, all)| (url.as_str(), all.as_slice())).unwrap_or_default();
+    let others = hosted.iter().filter(|broker| !snapshot.broker.as_ref().is_some_and(|seen| is_same(broker, seen)));
+    let here = |broker: &HostedBroker| BrokerRow {
+        url: url.to_owned(),
+        namespace: broker.namespace.clone(),
+        components: match broker.components.is_empty() {
+            true => vec!["connectivity".to_owned()],
+            false => broker.components.clone(),
+        },
+        known_from: "it is in this cluster",
+        clusters: Some(broker.clusters.len()),
+        healthy: true,
+        health: "answers".to_owned(),
+    };
+    snapshot.broker.iter().map(joined).chain(others.map(here)).collect()
+}
+
+/// Tells whether a broker in this cluster is the one that this cluster has joined: by whatever address, it has the same
+/// records.
+fn is_same(hosted: &HostedBroker, joined: &BrokerSeen) -> bool {
+    let BrokerState::Seen { clusters, .. } = &joined.state else { return false };
+    let uids = |clusters: &[Cluster]| -> BTreeSet<String> {
+        clusters.iter().filter_map(|cluster| cluster.metadata.uid.clone()).collect()
+    };
+    hosted.namespace == joined.namespace && uids(&hosted.clusters) == uids(clusters)
 }
 
 pub(crate) fn brokers_table(rows: &[BrokerRow]) -> String {

@@ -87,10 +87,16 @@ fn show(asked: &Show) -> anyhow::Result<Answer> {
     let brief = matches!(asked.what, What::Connections | What::Endpoints | What::Gateways);
     let terminal = std::io::stdout().is_terminal();
     let (found, complete) = each(&asked.places, async |location| {
-        let (snapshot, problems) = match brief {
+        let (mut snapshot, mut problems) = match brief {
             true => snapshot::read(location).await?,
             false => snapshot::read_all(location).await?,
         };
+        if asked.what.includes(What::Brokers) {
+            match snapshot::hosted(location).await {
+                Ok(hosted) => snapshot.hosted = hosted,
+                Err(error) => problems.push(format!("brokers in this cluster cannot be looked for: {error:#}")),
+            }
+        }
         for problem in problems {
             eprintln!("warning: {}", table::printable(&problem));
         }

@@ -7,7 +7,7 @@ use anyhow::{Error, Result};
 use culvert_api::{Cluster, Endpoint, Gateway, Record, RouteAgent, labels, object_name};
 use culvert_runtime::{self as runtime, Location, Records, StoreError};
 use culvert_setup::manifests::ROUTE_AGENT;
-use culvert_setup::{Access, BrokerSeen, Kind, Server, Survey};
+use culvert_setup::{Access, BrokerSeen, HostedBroker, Kind, Server, Survey};
 use serde_json::Value;
 
 use crate::progress::look;
@@ -23,6 +23,8 @@ pub(crate) struct Snapshot {
     pub(crate) survey: Option<Survey>,
     /// `None` too if the cluster's settings name no broker.
     pub(crate) broker: Option<BrokerSeen>,
+    /// The API server that has the brokers in this cluster, and these; `None` if they were not asked for.
+    pub(crate) hosted: Option<(String, Vec<HostedBroker>)>,
 }
 
 impl Snapshot {
@@ -99,6 +101,14 @@ pub(crate) async fn read_all(location: &Location) -> Result<(Snapshot, Vec<Strin
     problems.extend(clusters.problems.iter().chain(&route_agents.problems).map(ToString::to_string));
     (snapshot.clusters, snapshot.route_agents) = (clusters.records, route_agents.records);
     Ok((snapshot, problems))
+}
+
+/// Looks for brokers in a cluster.
+pub(crate) async fn hosted(location: &Location) -> Result<Option<(String, Vec<HostedBroker>)>> {
+    let Location::Server(place) = location else { return Ok(None) };
+    let server = Server::of_kubeconfig(&access(&place.access)).await?;
+    let brokers = server.hosted_brokers().await?;
+    Ok(Some((server.url().to_owned(), brokers)))
 }
 
 fn access(access: &runtime::Access) -> Access {

@@ -82,6 +82,7 @@ fn assert_well(installer: &Installer, cluster: &Cluster) {
     let services = &shown["networks"]["networks"][1];
     assert_eq!(services["discovered"], json!([cluster.plan.network.service_cidr.to_string()]), "{shown}");
     assert_eq!(shown["brokers"][0]["clusters"], 2, "{shown}");
+    assert_eq!(shown["brokers"].as_array().unwrap().len(), 1, "{shown}");
     assert_eq!(shown["versions"][1]["configured"], "1", "{shown}");
     let mut last = Value::Null;
     wait_for("a diagnosis without a cause", PATIENCE, || {
@@ -304,6 +305,9 @@ fn two_clusters_join_by_command_alone_and_leave_nothing() {
 
     look_like_calico(west);
     run(east, "deploy-broker");
+    let shown: Value = serde_json::from_str(&run(east, "show brokers --output json")).unwrap();
+    let broker = &shown["brokers"][0];
+    assert_eq!((&broker["namespace"], &broker["clusters"]), (&json!(BROKER_NAMESPACE), &json!(0)), "{shown}");
     let join = |cluster: &Cluster| format!("{} --output json", join_line(cluster));
     let report: Value = serde_json::from_str(&run(east, &join(east))).unwrap();
     assert_eq!(report["connections"], json!([]));

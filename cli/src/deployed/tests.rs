@@ -74,6 +74,29 @@ fn a_broker_is_shown_with_its_health() {
 }
 
 #[test]
+fn a_broker_in_the_cluster_is_shown_once() {
+    let cluster = |uid: &str| {
+        let mut cluster = Cluster::new("east", ClusterSpec::default());
+        cluster.metadata.uid = Some(uid.to_owned());
+        cluster
+    };
+    let hosted = |namespace: &str, uid: &str| {
+        let clusters = vec![cluster(uid)];
+        HostedBroker { namespace: namespace.to_owned(), components: vec![], clusters }
+    };
+    let shown = |joined: bool| {
+        let mut snapshot = snapshot();
+        snapshot.broker.as_mut().unwrap().state = BrokerState::Seen { clusters: vec![cluster("1")], endpoints: vec![] };
+        snapshot.broker = snapshot.broker.filter(|_| joined);
+        snapshot.hosted = Some(("https://here".to_owned(), vec![hosted("ns", "1"), hosted("other", "2")]));
+        brokers(&snapshot).into_iter().map(|row| format!("{} {} {:?}", row.url, row.namespace, row.clusters)).collect()
+    };
+    let (all, beside): (Vec<String>, Vec<String>) = (shown(false), shown(true));
+    assert_eq!(all, ["https://here ns Some(1)", "https://here other Some(1)"]);
+    assert_eq!(beside, ["https://b:6443 ns Some(1)", "https://here other Some(1)"]);
+}
+
+#[test]
 fn a_directory_shows_what_is_announced() {
     let snapshot = Snapshot { survey: None, broker: None, ..snapshot() };
     let view = NetworksView::of(&snapshot);

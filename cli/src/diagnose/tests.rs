@@ -144,6 +144,7 @@ fn well() -> Snapshot {
             expires: None,
             state: BrokerState::Seen { clusters, endpoints },
         }),
+        hosted: None,
     }
 }
 

@@ -49,5 +49,5 @@ pub use rollout::Rollout;
 pub use secret::SecretBytes;
 pub use server::{Access, Granted, Server, https_url};
 pub use site::{Site, SiteError};
-pub use survey::{BrokerSeen, BrokerState, Survey};
+pub use survey::{BrokerSeen, BrokerState, HostedBroker, Survey};
 pub use token::{Renewal, TokenClaims, TokenError, Validity};

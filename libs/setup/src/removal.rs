@@ -139,7 +139,7 @@ impl Server {
     }
 
     /// Returns the role by which clusters are joined, in the namespaces of all brokers here, whichever system made them.
-    async fn broker_roles(&self) -> Result<Vec<Value>, ServerError> {
+    pub(crate) async fn broker_roles(&self) -> Result<Vec<Value>, ServerError> {
         let mut roles = self.list_where(Kind::ROLE, None, "", &format!("metadata.name={ADMIN}")).await?;
         for role in &mut roles {
             // Lists of the API server leave out what their items are.

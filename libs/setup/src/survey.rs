@@ -39,6 +39,16 @@ pub struct Survey {
     pub networks: Discovered,
 }
 
+/// A broker in the cluster that is looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostedBroker {
+    pub namespace: String,
+    /// What its clusterset is for, such as `connectivity`, as far as it says so.
+    pub components: Vec<String>,
+    /// The members that announce themselves there.
+    pub clusters: Vec<Cluster>,
+}
+
 /// A member's broker, as far as it can be seen with the member's own credentials from where this runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BrokerSeen {
@@ -141,6 +151,24 @@ impl Server {
             Err(error) => BrokerState::Unreachable(error.to_string()),
         };
         Ok(Some(BrokerSeen { url, namespace, expires, state }))
+    }
+
+    /// Returns the brokers in this cluster, whether or not it is a member, and whichever system made them.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`].
+    pub async fn hosted_brokers(&self) -> Result<Vec<HostedBroker>, ServerError> {
+        let mut brokers = Vec::new();
+        for role in self.broker_roles().await? {
+            let Some(namespace) = role["metadata"]["namespace"].as_str() else { continue };
+            brokers.push(HostedBroker {
+                namespace: namespace.to_owned(),
+                components: self.recorded_components(namespace).await?.0,
+                clusters: understood(self.list(Kind::CLUSTER, namespace).await?),
+            });
+        }
+        Ok(brokers)
     }
 
     async fn records_of_broker(&self, namespace: &str) -> Result<BrokerState, ServerError> {
