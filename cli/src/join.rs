@@ -174,6 +174,8 @@ async fn install(plan: &Plan, info: &BrokerInfo, credentials: &BrokerCredentials
     for object in objects.iter().filter(|object| object["kind"] != Kind::NAMESPACE.kind) {
         local.apply(object).await?;
     }
+    // What cannot be deleted here is no right too many that this join has given.
+    local.remove_plugin_objects(&plan.settings.networks.plugin).await?;
     if let Some(node) = &plan.new_gateway {
         tell(&format!("Making node {node} the gateway"));
         local.label_gateway(node).await?;

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{ArgAction, ValueEnum};
-use culvert_model::ClusterId;
+use culvert_gateway_core::local_endpoint::Ports;
+use culvert_gateway_core::public_ip::{Resolver, parse_resolvers};
+use culvert_model::{CableKind, ClusterId};
 use culvert_setup::https_url;
 use ipnet::IpNet;
 
@@ -13,6 +15,9 @@ use crate::access::AccessArgs;
 use crate::args::Output;
 use crate::later;
 use crate::proxy_args::ProxyArgs;
+
+/// UDP port of NAT discovery (Submariner chapter 4.4).
+const NAT_DISCOVERY: u16 = 4490;
 
 /// Where a site without Kubernetes has its records if nobody says so.
 pub(crate) const SITE_RECORDS: &str = "/var/lib/culvert/records";
@@ -114,11 +119,20 @@ impl Join {
         {
             bail!("--image: there is no image {name:?}: pass an image, or culvert=IMAGE");
         }
-        let resolvers = self.public_ip.as_deref().unwrap_or_default();
-        if let Some(resolver) = resolvers.split(',').map(str::trim).find(|resolver| resolver.starts_with("lb:"))
+        let resolvers = parse_resolvers(self.public_ip.as_deref().unwrap_or_default()).context("--public-ip")?;
+        let is_balanced = |resolver: &&Resolver| matches!(resolver, Resolver::LoadBalancer(_));
+        if let Some(resolver) = resolvers.iter().find(is_balanced)
             && self.standalone
         {
             bail!("--public-ip: {resolver} asks for a Service, which only Kubernetes has: use ipv4:, dns: or api:");
+        }
+        let backend = if self.cable_driver == CableDriver::Vxlan { CableKind::Vxlan } else { CableKind::WireGuard };
+        let ports = Ports::assign(self.nattport, backend, !self.allow_vxlan.is_empty()).context("--nattport")?;
+        if ports.wireguard == NAT_DISCOVERY || ports.vxlan == Some(NAT_DISCOVERY) {
+            bail!(
+                "--nattport {}: a cable would have port {NAT_DISCOVERY}, on which gateways look for NAT: choose another",
+                self.nattport
+            );
         }
         self.proxy.check()?;
         self.later.check()
@@ -259,9 +273,13 @@ mod tests {
             ("--image-override submariner-gateway=x", "--image"),
             ("--load-balancer", "--load-balancer"),
             ("--repository quay.io/x", "--repository"),
+            ("--public-ip 203.0.113.9", "--public-ip"),
+            ("--public-ip lb:Gateways", "--public-ip"),
+            ("--nattport 4490", "--nattport 4490"),
+            ("--nattport 4489 --allow-vxlan west", "--nattport 4489"),
             ("--https-proxy http://user:password@proxy:3128", "--https-proxy"),
         ] {
-            let error = parsed(words).check().unwrap_err().to_string();
+            let error = format!("{:#}", parsed(words).check().unwrap_err());
             assert!(error.starts_with(&format!("{flag}: ")), "{error}");
         }
         assert!(parsed("--clustercidr 0.0.0.0/0").check().unwrap_err().to_string().contains("0.0.0.0/0"));

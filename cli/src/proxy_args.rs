@@ -1,7 +1,7 @@
 //! Decides which proxy the daemons of a cluster that joins are given: subctl's flags, as variables of their settings.
 //!
-//! What the variables mean, `culvert_runtime::proxy` says. A proxy that asks for a password is refused: settings are in
-//! a ConfigMap, which is no place for one.
+//! What the variables mean, `culvert_runtime::proxy` says. A proxy that asks for a password is refused: settings are no
+//! place for one.
 
 use std::net::IpAddr;
 
@@ -73,7 +73,7 @@ fn with_scheme(proxy: &str) -> String {
 fn check_url(flag: &str, proxy: &str) -> Result<()> {
     if proxy.contains('@') {
         bail!(
-            "{flag}: this proxy wants a user or password, which everybody who may read ConfigMaps would see: have it \
+            "{flag}: this proxy wants a user or password, which everybody who may read settings would see: have it \
              know the gateways by their addresses, and leave user and password out"
         );
     }
@@ -154,7 +154,7 @@ mod tests {
                 [(proxies(proxy, "", ""), "--https-proxy: "), (proxies("", proxy, ""), "--http-proxy: ")]
             {
                 let error = given.check().unwrap_err().to_string();
-                assert!(error.starts_with(flag) && error.contains("ConfigMaps"), "{error}");
+                assert!(error.starts_with(flag) && error.contains("who may read settings"), "{error}");
                 assert!(!error.contains("geheim"), "{error}");
             }
         }

@@ -10,7 +10,9 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 use culvert_model::ClusterId;
-use culvert_setup::{JoinError, JoinRequest, Member, Networks, Server, Settings, Site, prepare_member, read};
+use culvert_setup::{
+    JoinError, JoinRequest, Member, Networks, Server, Settings, Site, SiteError, prepare_member, read,
+};
 use serde::Serialize;
 use tokio::process::Command;
 
@@ -49,7 +51,11 @@ pub(crate) async fn join(asked: &Join) -> Result<String> {
         bail!("a site without Kubernetes has nobody to ask for its subnets: give them with --clustercidr");
     }
     let site = Site::of_records(&asked.records)?;
-    let joined = site.joined()?;
+    let joined = match site.joined() {
+        // What is damaged is written anew, for a site that is named.
+        Err(SiteError::Line { .. }) if asked.clusterid.is_some() => Some(BTreeMap::new()),
+        joined => joined?,
+    };
     let before = joined.as_ref().and_then(|variables| variables.get(CLUSTER)).map(String::as_str);
     let cluster = cluster_id(asked, before)?;
     let settings = Settings {
@@ -69,7 +75,7 @@ pub(crate) async fn join(asked: &Join) -> Result<String> {
     let request = JoinRequest {
         member: Member { broker: info.namespace.clone(), cluster },
         identity,
-        known: before.is_some(),
+        known: joined.is_some(),
         claims: asked.clustercidr.iter().chain(&asked.servicecidr).copied().collect(),
     };
     tell(&format!("Asking the broker for this site's account, {}", broker.url()));
@@ -83,7 +89,7 @@ pub(crate) async fn join(asked: &Join) -> Result<String> {
     let texts = |cidrs: &[ipnet::IpNet]| cidrs.iter().map(ToString::to_string).collect();
     let report = Report {
         cluster: settings.cluster.to_string(),
-        repaired: before.is_some(),
+        repaired: joined.is_some(),
         cluster_cidr: texts(&settings.networks.pods),
         service_cidr: texts(&settings.networks.services),
         records: site.records().to_owned(),
@@ -117,9 +123,17 @@ pub(crate) async fn uninstall(records: &Path, yes: bool) -> Result<String> {
     };
     let cluster = variables.get(CLUSTER).map_or("without an id", String::as_str);
     confirm(yes, &format!("Take site {cluster} out of its clusterset?"))?;
+    let mut left = Vec::new();
     for daemon in DAEMONS {
         tell(&format!("Taking {daemon} off this machine"));
-        clean(daemon, &variables).await?;
+        left.extend(clean(daemon, &variables).await.err().map(|error| format!("{error:#}")));
+    }
+    if !left.is_empty() {
+        bail!(
+            "not all of site {cluster} is gone: {}; run the same command again, or, if the broker is gone for good, delete {}",
+            left.join("; "),
+            site.directory().display()
+        );
     }
     site.forget()?;
     Ok(format!("Site {cluster} is uninstalled; its records' directory stays: {}\n", site.records().display()))
@@ -135,7 +149,7 @@ async fn clean(daemon: &str, variables: &BTreeMap<String, String>) -> Result<()>
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr);
         let last = words.trim().lines().next_back().unwrap_or("it says nothing");
-        bail!("{daemon} --uninstall: {last}; once that is mended, run the same command again");
+        bail!("{daemon} --uninstall: {last}");
     }
     Ok(())
 }

@@ -89,8 +89,6 @@ impl Gateway {
     ) -> anyhow::Result<Self> {
         let identity = key::load(&config.key_file)?;
         let facts = node_facts().await?;
-        // Without an address it would hold the lease and keep a standby from it, for nothing.
-        private_addresses(&config, &facts, Addresses::default()).await?;
         let ports = HeldPorts::take(config.ports, node::has_vxlan_device(&facts))?;
         config.ports = ports.ports();
         let preshared_key = key::preshared_key(&config.psk)?;
@@ -478,7 +476,11 @@ impl Gateway {
 
 /// Returns this node's addresses in its own network: as configured, or those that it had `before` and those that lead to
 /// the Internet.
-async fn private_addresses(config: &Config, facts: &NodeFacts, before: Addresses) -> anyhow::Result<Addresses> {
+pub(crate) async fn private_addresses(
+    config: &Config,
+    facts: &NodeFacts,
+    before: Addresses,
+) -> anyhow::Result<Addresses> {
     let private = match config.private {
         Some(private) => private,
         None => node::default_sources(facts, before).await,

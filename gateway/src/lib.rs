@@ -33,6 +33,7 @@ use culvert_api::gateway_record::HEARTBEAT;
 use culvert_api::{Endpoint, Record};
 use culvert_broker::Syncer;
 use culvert_kernel::{Changes, Kernel, node_facts};
+use culvert_model::Addresses;
 use culvert_netstate::State;
 use culvert_netstate::own::{Owner, WIREGUARD_LINK};
 use culvert_runtime::Records;
@@ -85,6 +86,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     if let Some(address) = config.metrics {
         tokio::spawn(serve_metrics(address, registry.clone(), shutdown.clone()));
     }
+    if !await_address(&config, &mut kernel_changes, &shutdown).await? {
+        return Ok(());
+    }
     let mut gateway = Gateway::start(config, stores, kernel, registry, wake.clone()).await?;
     let ring = async {
         loop {
@@ -112,8 +116,24 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     }
 }
 
-/// Serves metrics as soon as the port is free: it is one of those that the kernel gives to any connection that somebody
-/// on the node makes, and no cable may wait for it.
+/// Waits until this node has an address, as it may not yet when it boots: without one a gateway would hold the lease and
+/// keep a standby from it, for nothing. `false` if the gateway is to end meanwhile.
+async fn await_address(config: &Config, changes: &mut Changes, shutdown: &Shutdown) -> anyhow::Result<bool> {
+    let mut is_told = false;
+    while let Err(error) = gateway::private_addresses(config, &node_facts().await?, Addresses::default()).await {
+        if !std::mem::replace(&mut is_told, true) {
+            tracing::warn!(error = format!("{error:#}"), "Gateway waits for an address");
+        }
+        tokio::select! {
+            () = changes.changed() => {}
+            () = tokio::time::sleep(INTERVAL) => {}
+            () = shutdown.requested() => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+/// Serves metrics as soon as the port is free: somebody else may have it, and no cable may wait for it.
 async fn serve_metrics(address: SocketAddr, metrics: Arc<metrics::Metrics>, shutdown: Shutdown) {
     let mut is_told = false;
     let listener = loop {

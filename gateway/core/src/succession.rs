@@ -121,7 +121,7 @@ impl Line {
             set.receive_only.insert(silent.clone());
             if silent == &self.name {
                 // Answers to what comes by it shall go back by it, sooner than the next decision.
-                set.successors.insert(silent.clone());
+                set.successors.insert(silent.clone(), previous.clone());
             }
         }
     }
@@ -167,11 +167,11 @@ mod tests {
 
         let waiting = succession.cable_set(&west(2), &connected(&["west-1"]), start);
         assert_eq!(names(&waiting), (vec!["west-1", "west-2"], vec!["west-2"]));
-        assert_eq!(waiting.successors, waiting.receive_only);
+        assert_eq!(waiting.successors, [("west-2".to_owned(), "west-1".to_owned())].into());
 
         let taken = succession.cable_set(&west(2), &connected(&["west-1", "west-2"]), start);
         assert_eq!(names(&taken), (vec!["west-1", "west-2"], vec!["west-1"]));
-        assert_eq!(taken.successors, BTreeSet::new());
+        assert_eq!(taken.successors, BTreeMap::new());
 
         let after = succession.poll_timeout().expect("the old cable ends");
         let alone = succession.cable_set(&west(2), &connected(&["west-1", "west-2"]), after);

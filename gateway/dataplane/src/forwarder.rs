@@ -93,7 +93,7 @@ impl Forwarder {
         self.by_key = running().map(|(place, peer)| (peer.cable.public_key.0, place)).collect();
         for peer in self.peers.iter_mut().flatten() {
             peer.is_receive_only = set.receive_only.contains(&peer.name);
-            peer.is_successor = set.successors.contains(&peer.name);
+            peer.succeeds = set.successors.get(&peer.name).cloned();
         }
         self.route();
         self.local = Prefixes::new(set.local_subnets.into_iter().map(|subnet| (subnet, ())));
@@ -108,17 +108,13 @@ impl Forwarder {
         );
     }
 
-    /// Has a successor carry what the cables before it do.
+    /// Has a successor carry traffic in place of the cable before it, if the cable is one.
     fn take_over(&mut self, place: usize) {
-        let Some(successor) = self.peers.get(place).and_then(Option::as_ref) else { return };
-        let subnets = successor.cable.subnets.clone();
-        for (other, peer) in self.peers.iter_mut().enumerate() {
-            let Some(peer) = peer else { continue };
-            if other == place {
-                (peer.is_receive_only, peer.is_successor) = (false, false);
-            } else if peer.cable.subnets.iter().any(|subnet| subnets.contains(subnet)) {
-                peer.is_receive_only = true;
-            }
+        let Some(successor) = self.peers.get_mut(place).and_then(Option::as_mut) else { return };
+        let Some(predecessor) = successor.succeeds.take() else { return };
+        successor.is_receive_only = false;
+        for peer in self.peers.iter_mut().flatten().filter(|peer| peer.name == predecessor) {
+            peer.is_receive_only = true;
         }
         self.route();
     }
@@ -173,7 +169,7 @@ impl Forwarder {
                 } else {
                     peer.count_received(packet.length);
                     joiner.push(&packet);
-                    if peer.is_successor {
+                    if peer.succeeds.is_some() {
                         self.take_over(place);
                     }
                 }

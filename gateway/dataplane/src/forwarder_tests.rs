@@ -309,7 +309,7 @@ fn a_receive_only_cable_delivers_but_is_not_sent_to() {
         CableSet {
             cables: BTreeMap::from([("cable".to_owned(), cable)]),
             receive_only: BTreeSet::from(["cable".to_owned()]),
-            successors: BTreeSet::new(),
+            successors: BTreeMap::new(),
             local_subnets: vec!["10.1.0.0/16".parse().expect("a subnet")],
         },
         now,
@@ -333,7 +333,7 @@ fn a_successor_carries_from_the_first_packet_on_that_comes_by_it() {
     let set = CableSet {
         cables: BTreeMap::from([("old".to_owned(), cable(&old)), ("new".to_owned(), cable(&new))]),
         receive_only: BTreeSet::from(["new".to_owned()]),
-        successors: BTreeSet::from(["new".to_owned()]),
+        successors: BTreeMap::from([("new".to_owned(), "old".to_owned())]),
         local_subnets: vec!["10.1.0.0/16".parse().expect("a subnet")],
     };
     east.forwarder.apply(set, now);

@@ -49,8 +49,8 @@ pub(crate) struct Peer {
     is_said_to_have_moved: bool,
     /// The routes to this cable's subnets lead elsewhere.
     pub(crate) is_receive_only: bool,
-    /// Whether that ends with the first packet that comes by it.
-    pub(crate) is_successor: bool,
+    /// That ends with the first packet that comes by it, and then holds for this cable.
+    pub(crate) succeeds: Option<CableName>,
     pub(crate) path: Path,
     counters: CableReport,
     /// Something happened that the owner wants to know at once.
@@ -109,7 +109,7 @@ impl Peer {
             is_refused: false,
             is_said_to_have_moved: false,
             is_receive_only: false,
-            is_successor: false,
+            succeeds: None,
             path: Path::default(),
             counters: CableReport::default(),
             changed: false,

@@ -18,8 +18,8 @@ pub struct CableSet {
     /// Cables that packets are taken from, but nothing is sent to: one that is about to carry a cluster's traffic, or has
     /// just ceased to.
     pub receive_only: BTreeSet<CableName>,
-    /// Those of them that carry their subnets' traffic from the first packet on that comes by them.
-    pub successors: BTreeSet<CableName>,
+    /// Those of them that carry traffic from the first packet on that comes by them, in place of the cable named here.
+    pub successors: BTreeMap<CableName, CableName>,
     /// Subnets of this cluster: inner packets to any other destination are dropped and counted.
     pub local_subnets: Vec<IpNet>,
 }

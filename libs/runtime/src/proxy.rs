@@ -3,7 +3,8 @@
 //! http.
 //!
 //! The rules are those of Go's `httpproxy`, which all of Kubernetes follows; `NO_PROXY` is separated by commas: `*`, an
-//! address, a CIDR, a domain with all below it, or `.domain` for what is below it alone; a port is not looked at.
+//! address, a CIDR, a domain with all below it, or `.domain` for what is below it alone; a port is not looked at. The client
+//! reads the list first and is stricter: one with an empty entry, or with `*` beside others, is an error that names it.
 
 use std::net::IpAddr;
 
@@ -46,6 +47,7 @@ pub fn of_environment(host: &str) -> Option<String> {
 }
 
 fn is_excepted(exceptions: &str, host: &str) -> bool {
+    let (host, exceptions) = (host.to_ascii_lowercase(), exceptions.to_ascii_lowercase());
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let address: Option<IpAddr> = host.parse().ok();
     if host == "localhost" || address.is_some_and(|address| address.is_loopback()) {
@@ -133,6 +135,7 @@ mod tests {
             (".example.org", "example.org", false),
             ("*.example.org", "api.example.org", true),
             ("example.org", "badexample.org", false),
+            ("API.example.org", "api.Example.org", true),
             ("other, api.example.org:6443,", "api.example.org", true),
             ("10.0.0.0/8", "10.1.2.3", true),
             ("10.0.0.0/8", "11.1.2.3", false),

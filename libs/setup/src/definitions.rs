@@ -13,6 +13,9 @@ use crate::names::MANAGED_BY;
 use crate::object::ObjectRef;
 use crate::server::Server;
 
+/// The label with the release that made a definition.
+const RELEASE: &str = "app.kubernetes.io/version";
+
 /// What is found of the definitions before anything is changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Definitions {
@@ -49,7 +52,7 @@ enum Standing {
 pub(crate) fn definitions() -> Vec<Value> {
     let parsed = |(_, yaml): (String, String)| {
         let mut value: Value = serde_yaml_ng::from_str(&yaml).expect("generated definitions are YAML");
-        value["metadata"]["labels"] = json!({MANAGED_BY.0: MANAGED_BY.1});
+        value["metadata"]["labels"] = json!({MANAGED_BY.0: MANAGED_BY.1, RELEASE: env!("CARGO_PKG_VERSION")});
         value
     };
     culvert_api::crd::all().into_iter().map(parsed).collect()
@@ -107,7 +110,8 @@ fn standing(wanted: &Value, found: &Value) -> Standing {
         return Standing::Unusable(UnusableDefinition::BeingDeleted { name });
     }
     let by_us = metadata["labels"][MANAGED_BY.0] == MANAGED_BY.1;
-    if by_us && versions(found).is_subset(&versions(wanted)) {
+    let is_newer = release(found) > release(wanted);
+    if by_us && !is_newer && versions(found).is_subset(&versions(wanted)) {
         return Standing::Ours;
     }
     if !serves(wanted, found) {
@@ -126,6 +130,12 @@ fn standing(wanted: &Value, found: &Value) -> Standing {
         }
         None => Standing::Kept,
     }
+}
+
+/// Returns the numbers of the release that made a definition; none if it does not say.
+fn release(definition: &Value) -> Vec<u64> {
+    let text = definition["metadata"]["labels"][RELEASE].as_str().unwrap_or_default();
+    text.split(['.', '-', '+']).map_while(|number| number.parse().ok()).collect()
 }
 
 /// Returns the names of all versions, and of those in which objects were stored once.
@@ -190,6 +200,11 @@ mod tests {
         assert_eq!(judged(&found(true, &[("v1", false)])), Standing::Ours, "what was changed by hand is repaired");
         for kept in [found(false, &[("v1", true)]), found(true, &[("v1", true), ("v2", true)])] {
             assert_eq!(judged(&kept), Standing::Kept, "{kept}");
+        }
+        for (release, standing) in [("0.0.9", Standing::Ours), ("99.0.0", Standing::Kept), ("99", Standing::Kept)] {
+            let mut other = found(true, &[("v1", true)]);
+            other["metadata"]["labels"][RELEASE] = json!(release);
+            assert_eq!(judged(&other), standing, "{release}");
         }
         let mut stored = found(true, &[("v1", true)]);
         stored["status"]["storedVersions"] = json!(["v1", "v2"]);

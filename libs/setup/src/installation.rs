@@ -189,14 +189,14 @@ fn rights() -> Vec<Right> {
     let secret = ObjectRef::new(Kind::SECRET, OPERATOR_NAMESPACE, BROKER_SECRET);
     let objects = definitions().into_iter().chain(manifests::base()).map(|object| ObjectRef::of(&object));
     let mut rights: BTreeSet<Right> = objects.chain([secret]).flat_map(|object| rights_on(&object)).collect();
-    rights.extend(["list", "patch"].map(|verb| right(verb, "", "nodes", None)));
-    rights.insert(right("list", "submariner.io", "clusters", Some(OPERATOR_NAMESPACE)));
-    rights.insert(right("list", "submariner.io", "gateways", Some(OPERATOR_NAMESPACE)));
-    rights.insert(right("get", "config.openshift.io", "networks", None));
+    rights.extend(["list", "patch"].map(|verb| Right::new(verb, "", "nodes", None)));
+    rights.insert(Right::new("list", "submariner.io", "clusters", Some(OPERATOR_NAMESPACE)));
+    rights.insert(Right::new("list", "submariner.io", "gateways", Some(OPERATOR_NAMESPACE)));
+    rights.insert(Right::new("get", "config.openshift.io", "networks", None));
     for (group, resource) in
         [("", "pods"), ("apps", "daemonsets"), ("", "configmaps"), ("networking.k8s.io", "servicecidrs")]
     {
-        rights.insert(right("list", group, resource, None));
+        rights.insert(Right::new("list", group, resource, None));
     }
     rights.into_iter().collect()
 }
@@ -207,11 +207,7 @@ fn plugin_rights(plugin: &str) -> Vec<Right> {
 
 fn rights_on(object: &ObjectRef) -> [Right; 3] {
     let Kind { group, plural, .. } = object.kind;
-    ["create", "get", "patch"].map(|verb| right(verb, group, plural, object.namespace.as_deref()))
-}
-
-fn right(verb: &'static str, group: &str, resource: &str, namespace: Option<&str>) -> Right {
-    Right { verb, group: group.to_owned(), resource: resource.to_owned(), namespace: namespace.map(str::to_owned) }
+    ["create", "get", "patch"].map(|verb| Right::new(verb, group, plural, object.namespace.as_deref()))
 }
 
 #[cfg(test)]

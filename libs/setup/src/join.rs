@@ -178,28 +178,24 @@ fn is_taken(request: &JoinRequest, account: Option<&Value>, recorded: bool) -> b
 fn own_role_rights(namespace: &str) -> Vec<Right> {
     let rbac = "rbac.authorization.k8s.io";
     let mut rights = vec![
-        right("list", "submariner.io", "clusters", namespace),
-        right("create", "", "serviceaccounts/token", namespace),
+        Right::new("list", "submariner.io", "clusters", Some(namespace)),
+        Right::new("create", "", "serviceaccounts/token", Some(namespace)),
     ];
     for (group, resource) in [("", "serviceaccounts"), (rbac, "roles"), (rbac, "rolebindings")] {
-        rights.extend(["create", "get", "patch"].map(|verb| right(verb, group, resource, namespace)));
+        rights.extend(["create", "get", "patch"].map(|verb| Right::new(verb, group, resource, Some(namespace))));
     }
     rights
 }
 
 fn submariner_rights(namespace: &str) -> Vec<Right> {
     vec![
-        right("list", "submariner.io", "clusters", namespace),
-        right("create", "", "serviceaccounts", namespace),
-        right("get", "", "serviceaccounts", namespace),
-        right("create", "", "secrets", namespace),
-        right("list", "", "secrets", namespace),
-        right("create", "rbac.authorization.k8s.io", "rolebindings", namespace),
+        Right::new("list", "submariner.io", "clusters", Some(namespace)),
+        Right::new("create", "", "serviceaccounts", Some(namespace)),
+        Right::new("get", "", "serviceaccounts", Some(namespace)),
+        Right::new("create", "", "secrets", Some(namespace)),
+        Right::new("list", "", "secrets", Some(namespace)),
+        Right::new("create", "rbac.authorization.k8s.io", "rolebindings", Some(namespace)),
     ]
-}
-
-fn right(verb: &'static str, group: &str, resource: &str, namespace: &str) -> Right {
-    Right { verb, group: group.to_owned(), resource: resource.to_owned(), namespace: Some(namespace.to_owned()) }
 }
 
 /// Does what `subctl join` does: account, binding to the common role, a Secret with a token.

@@ -119,9 +119,8 @@ fn set_variables(container: &mut Value, variables: &BTreeMap<&str, String>) {
     let own = container["env"].as_array().cloned().unwrap_or_default();
     let set = variables.iter().map(|(name, value)| json!({"name": name, "value": value}));
     container["env"] = own.into_iter().chain(set).collect();
-    if let Some(container) = container.as_object_mut() {
-        container.remove("envFrom");
-    }
+    // Empty rather than absent: so it goes too where `kubectl apply` had set it.
+    container["envFrom"] = json!([]);
 }
 
 /// Returns the name of the DaemonSet that takes back what another one did.
@@ -235,7 +234,7 @@ mod tests {
         let rules = json!([{
             "apiGroups": ["projectcalico.org"],
             "resources": ["ippools"],
-            "verbs": ["get", "list", "create", "patch", "delete"],
+            "verbs": ["list", "create", "patch", "delete"],
         }]);
         assert_eq!(role["rules"], rules);
         assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
@@ -291,7 +290,7 @@ mod tests {
             for expected in [own, json!({"name": "SUBMARINER_CLUSTERID", "value": "east"})] {
                 assert!(container["env"].as_array().unwrap().contains(&expected), "{container}");
             }
-            assert_eq!(container["envFrom"], Value::Null);
+            assert_eq!(container["envFrom"], json!([]));
             assert_ne!(pods(&variables, "7", name), pods(&other, "7", name));
         }
         assert_ne!(pods(&variables, "7", GATEWAY), pods(&variables, "8", GATEWAY));

@@ -43,10 +43,8 @@ pub struct Removal {
 }
 
 /// Returns the objects of a join that are deleted by name once the daemons are gone, those first that others need last.
-///
-/// Those of a network plugin are among them whichever it is: it may be another one than at the join.
 fn objects() -> Vec<ObjectRef> {
-    let base = [manifests::base(), manifests::of_any_plugin()].concat();
+    let base = manifests::base();
     let kinds = [Kind::DAEMON_SET.kind, Kind::NAMESPACE.kind];
     let base = base.iter().rev().filter(|object| !kinds.iter().any(|kind| object["kind"] == *kind));
     let secrets = [BROKER_SECRET, PSK_SECRET].map(|name| ObjectRef::new(Kind::SECRET, OPERATOR_NAMESPACE, name));
@@ -79,10 +77,34 @@ impl Server {
             self.delete(&object).await?;
         }
         self.unlabel_gateways().await?;
+        removal.kept.extend(self.remove_plugin_objects("").await?);
         removal.kept.extend(self.remove_namespace(OPERATOR_NAMESPACE).await?);
         self.remove_brokers(&mut removal).await?;
         self.remove_definitions(&mut removal.kept).await?;
         Ok(removal)
+    }
+
+    /// Deletes what is there for other network plugins than this one; it may have been another one at the join. Returns why
+    /// some stay: rights on these objects are asked for where there is such a plugin only.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`].
+    pub async fn remove_plugin_objects(&self, plugin: &str) -> Result<Vec<String>, ServerError> {
+        let mut kept = Vec::new();
+        if !manifests::of_plugin(plugin).is_empty() {
+            return Ok(kept);
+        }
+        for object in manifests::of_any_plugin().iter().rev().map(ObjectRef::of) {
+            match self.delete(&object).await {
+                Ok(_) => {}
+                Err(ServerError::Forbidden { .. }) => {
+                    kept.push(format!("{object}, if it is there: you may not delete it"))
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(kept)
     }
 
     /// Deletes a namespace, or says why it stays.
@@ -211,10 +233,10 @@ mod tests {
     #[test]
     fn everything_that_a_join_makes_is_deleted_but_daemons_and_namespace_which_have_their_own_turn() {
         let objects: Vec<String> = objects().iter().map(ToString::to_string).collect();
-        assert_eq!(objects.len(), manifests::base().len() - 3 + 2 + 2);
+        assert_eq!(objects.len(), manifests::base().len() - 3 + 2);
         assert!(objects.contains(&"Secret submariner-operator/submariner-broker-secret".to_owned()), "{objects:?}");
         assert!(objects.contains(&"Role submariner-operator/culvert-gateway".to_owned()), "{objects:?}");
-        assert_eq!(objects[0], "ClusterRoleBinding culvert-route-agent-calico");
+        assert!(!objects.iter().any(|object| object.starts_with("ClusterRole")), "{objects:?}");
         assert!(!objects.iter().any(|object| object.starts_with("DaemonSet") || object.starts_with("Namespace")));
     }
 }

@@ -95,6 +95,10 @@ impl Server {
 }
 
 impl Right {
+    pub(crate) fn new(verb: &'static str, group: &str, resource: &str, namespace: Option<&str>) -> Self {
+        Self { verb, group: group.to_owned(), resource: resource.to_owned(), namespace: namespace.map(str::to_owned) }
+    }
+
     /// Returns what the right is on, without the verb.
     pub(crate) fn on(&self) -> String {
         let group = if self.group.is_empty() { String::new() } else { format!(".{}", self.group) };

@@ -88,8 +88,8 @@ impl Server {
         Self::with_token(&info.url, &info.token, info.ca.as_deref(), Credentials::BrokerFile).await
     }
 
-    /// Connects to a broker with a member's token, and with certificates in PEM that vouch for the server; the system's authorities do as well,
-    /// since a broker may be reached through a balancer (Submariner chapter 3.3).
+    /// Connects to a broker with a member's token, and with certificates in PEM that vouch for the server; the system's
+    /// authorities do as well, since a broker may be reached through a balancer (Submariner chapter 3.3).
     ///
     /// # Errors
     ///

@@ -40,7 +40,10 @@ pub enum SiteError {
     Records { records: PathBuf },
     #[error("cannot use {}: run this as the user whom the daemons run as", .path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("{}, line {line}: it is no NAME='VALUE': `culvert join --standalone` writes the file anew", .path.display())]
+    #[error(
+        "{}, line {line}: it is no NAME='VALUE': `culvert join --standalone --clusterid ID` writes the file anew",
+        .path.display()
+    )]
     Line { path: PathBuf, line: usize },
     #[error("{variable}: a value with a quotation mark or a line break cannot be handed to the daemons: {value:?}")]
     Value { variable: &'static str, value: String },
@@ -70,6 +73,11 @@ impl Site {
     /// Returns the path of the file with the daemons' variables.
     pub fn variables_file(&self) -> PathBuf {
         self.directory.join("site.env")
+    }
+
+    /// Returns the directory of what a join has given.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     fn identity_file(&self) -> PathBuf {
@@ -165,10 +173,8 @@ impl Site {
     /// [`SiteError::File`].
     pub fn forget(&self) -> Result<(), SiteError> {
         let broker = self.broker();
-        for name in ["token", "psk", "ca.crt", "namespace"] {
-            remove(&broker.join(name))?;
-        }
-        match fs::remove_dir(&broker) {
+        // All of it: a write that was broken off may have left a part of a secret.
+        match fs::remove_dir_all(&broker) {
             Err(source) if source.kind() != ErrorKind::NotFound => {
                 return Err(SiteError::File { path: broker, source });
             }
@@ -274,6 +280,7 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(broker), mode(&broker.join("token"))), (0o700, 0o600));
 
+        fs::write(broker.join("token.new"), "half").unwrap();
         site.forget().unwrap();
         site.forget().unwrap();
         assert_eq!(site.joined().unwrap(), None);
