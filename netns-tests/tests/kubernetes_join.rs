@@ -332,6 +332,9 @@ fn two_clusters_join_by_command_alone_and_leave_nothing() {
     let report: Value = serde_json::from_str(&run(west, &join(west))).unwrap();
     assert_eq!(report["connections"], json!([{"cluster": "east", "status": "connected"}]), "{}", state(&lab));
     assert_eq!(report["networkPlugin"], "calico");
+    let gateways = west.json(&format!("get daemonset culvert-gateway --namespace {NAMESPACE}")).unwrap();
+    let container = &gateways["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["envFrom"].as_array().map_or(0, Vec::len), 0, "{container}");
 
     let webs = [east, west].map(|cluster| serve(cluster).unwrap());
     assert_reached(&webs[0], &webs[1]);
