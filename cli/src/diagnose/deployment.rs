@@ -248,7 +248,20 @@ fn networks(snapshot: &Snapshot, survey: &Survey) -> Vec<Check> {
         let cause = "OVN-Kubernetes is not supported yet: packets may not find the way from nodes to the gateway";
         checks.push(Check::warning("Network plugin", Cause::new(cause, "use another network plugin")));
     } else if checks.is_empty() {
-        checks.push(Check::ok("Networks", format!("network plugin {plugin}; what is announced is what is there")));
+        let found = &survey.networks;
+        let unknown = match (&found.pods, &found.services) {
+            (Some(_), Some(_)) => None,
+            (None, Some(_)) => Some("pods"),
+            (Some(_), None) => Some("services"),
+            (None, None) => Some("pods and services"),
+        };
+        let message = unknown.map_or_else(
+            || "what is announced is what is there".to_owned(),
+            |networks| {
+                format!("the cluster does not show the CIDRs of its {networks}: what `join` was told is announced")
+            },
+        );
+        checks.push(Check::ok("Networks", format!("network plugin {plugin}; {message}")));
     }
     checks
 }

@@ -1,4 +1,4 @@
-//! Records that outlived what wrote them, and messages that outlast others, mislead no diagnosis.
+//! Records that outlived what wrote them, messages that outlast others, and what nobody knows mislead no diagnosis.
 
 use super::*;
 use crate::deployed;
@@ -47,4 +47,12 @@ fn several_nodes_are_described_by_one_command() {
     };
     let texts = ["no gateway node is ready: east-gw, worker", "kubectl describe node east-gw worker"];
     assert_found(Diagnosis::Deployment, "two nodes", damage, &texts);
+}
+
+#[test]
+fn networks_that_nobody_shows_are_not_called_right() {
+    let mut snapshot = well();
+    survey_of(&mut snapshot).networks.pods = None;
+    let lines = report(&snapshot, Diagnosis::All).lines(false);
+    assert!(lines.contains("the cluster does not show the CIDRs of its pods"), "{lines}");
 }
