@@ -14,7 +14,6 @@ use serde_json::Value;
 
 use crate::snapshot::Snapshot;
 use crate::table::{self, Cell};
-use crate::view::silence;
 
 /// A cluster's networks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -135,13 +134,12 @@ fn row(network: &'static str, flag: &str, found: Option<Found>, announced: Optio
     NetworkRow { network, discovered, said_by, announced: announced.unwrap_or_default(), problem }
 }
 
-/// Returns the versions of the daemons; of a gateway that fell silent nobody knows what runs.
+/// Returns the versions of the daemons.
 pub(crate) fn versions(snapshot: &Snapshot, now: Timestamp) -> Vec<VersionRow> {
     let set = |set: BTreeSet<&str>| -> Vec<String> {
         set.into_iter().filter(|version| !version.is_empty()).map(str::to_owned).collect()
     };
-    let heard = snapshot.gateways.iter().filter(|gateway| silence(gateway, now).is_none());
-    let gateways = heard.map(|gateway| gateway.status.version.trim_start_matches("culvert-")).collect();
+    let gateways = snapshot.gateway_versions(now).collect();
     let agents = snapshot.present_agents().map(|one| one.status.version.as_str()).collect();
     let survey = snapshot.survey.as_ref();
     let component = |component, daemon_set: Option<&Value>, running| {

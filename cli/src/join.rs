@@ -15,7 +15,7 @@ use culvert_setup::manifests::{self, GATEWAY, ROUTE_AGENT};
 use culvert_setup::names::{MANAGED_BY, OPERATOR_NAMESPACE, PSK_SECRET};
 use culvert_setup::{
     BrokerCredentials, BrokerInfo, Facts, GatewayNodes, Installation, JoinRequest, Kind, LocalObstacle, Member,
-    ObjectRef, Server, Settings, prepare_member, read,
+    ObjectRef, Server, Settings, prepare_member,
 };
 use ipnet::IpNet;
 use serde::Serialize;
@@ -80,10 +80,7 @@ pub(crate) async fn run(asked: &Join) -> Result<String> {
         return site::join(asked).await;
     }
     asked.check()?;
-    let mut info = read(&asked.broker_info)?;
-    if let Some(url) = &asked.broker_url {
-        info.url.clone_from(url);
-    }
+    let info = asked.broker()?;
     let local = Server::of_kubeconfig(&asked.access.access()).await?;
     let broker = Server::of_broker(&info).await?;
     tell(&format!("Looking at this cluster, {}", local.url()));
@@ -94,7 +91,7 @@ pub(crate) async fn run(asked: &Join) -> Result<String> {
         member: Member { broker: info.namespace.clone(), cluster: plan.settings.cluster.clone() },
         identity,
         known: plan.installation.is_known_as(&plan.settings.cluster),
-        claims: plan.settings.networks.pods.iter().chain(&plan.settings.networks.services).copied().collect(),
+        claims: plan.settings.networks.all(),
     };
     tell(&format!("Asking the broker for this cluster's account, {}", broker.url()));
     let credentials = prepare_member(&broker, &request, info.ca.as_deref()).await?;

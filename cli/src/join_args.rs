@@ -8,7 +8,7 @@ use clap::{ArgAction, ValueEnum};
 use culvert_gateway_core::local_endpoint::Ports;
 use culvert_gateway_core::public_ip::{Resolver, parse_resolvers};
 use culvert_model::{CableKind, ClusterId};
-use culvert_setup::https_url;
+use culvert_setup::{BrokerFileError, BrokerInfo, https_url, read};
 use ipnet::IpNet;
 
 use crate::access::AccessArgs;
@@ -25,7 +25,7 @@ pub(crate) const SITE_RECORDS: &str = "/var/lib/culvert/records";
 #[derive(Debug, clap::Args)]
 pub(crate) struct Join {
     /// The file that deploy-broker wrote.
-    pub(crate) broker_info: PathBuf,
+    broker_info: PathBuf,
     #[command(flatten)]
     pub(crate) access: AccessArgs,
     /// Join a site without Kubernetes, such as a virtual machine: run this on its gateway.
@@ -73,7 +73,7 @@ pub(crate) struct Join {
     health_check_max_packet_loss_count: Option<u32>,
     /// Address of the broker's API server [default: the broker file's].
     #[arg(long, value_name = "URL", value_parser = https_url)]
-    pub(crate) broker_url: Option<String>,
+    broker_url: Option<String>,
     /// Image of the daemons, also as culvert=IMAGE [default: that of this release].
     #[arg(long, alias = "image-override", value_name = "IMAGE")]
     image: Option<String>,
@@ -136,6 +136,19 @@ impl Join {
         }
         self.proxy.check()?;
         self.later.check()
+    }
+
+    /// Reads the broker's file; an address that is given stands for the file's.
+    ///
+    /// # Errors
+    ///
+    /// [`culvert_setup::BrokerFileError`].
+    pub(crate) fn broker(&self) -> Result<BrokerInfo, BrokerFileError> {
+        let info = read(&self.broker_info)?;
+        Ok(match &self.broker_url {
+            Some(url) => BrokerInfo { url: url.clone(), ..info },
+            None => info,
+        })
     }
 
     /// Returns the image that was chosen.

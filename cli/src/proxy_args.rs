@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Result, bail};
+use culvert_runtime::proxy::with_scheme;
 use ipnet::IpNet;
 
 /// A proxy between the gateways and what is outside their cluster.
@@ -63,11 +64,6 @@ impl ProxyArgs {
 /// Returns a proxy, unless it is none: scripts pass a variable that may be empty.
 fn given(proxy: &Option<String>) -> Option<&str> {
     proxy.as_deref().map(str::trim).filter(|proxy| !proxy.is_empty())
-}
-
-/// Returns the URL of a proxy, which speaks http if it does not say what it speaks.
-fn with_scheme(proxy: &str) -> String {
-    if proxy.contains("://") { proxy.to_owned() } else { format!("http://{proxy}") }
 }
 
 fn check_url(flag: &str, proxy: &str) -> Result<()> {

@@ -10,9 +10,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 use culvert_model::ClusterId;
-use culvert_setup::{
-    JoinError, JoinRequest, Member, Networks, Server, Settings, Site, SiteError, prepare_member, read,
-};
+use culvert_setup::{JoinRequest, Member, Networks, Server, Settings, Site, SiteError, prepare_member};
 use serde::Serialize;
 use tokio::process::Command;
 
@@ -43,10 +41,7 @@ struct Report {
 /// Makes a site a member, or repairs what an earlier join made.
 pub(crate) async fn join(asked: &Join) -> Result<String> {
     asked.check()?;
-    let mut info = read(&asked.broker_info)?;
-    if let Some(url) = &asked.broker_url {
-        info.url.clone_from(url);
-    }
+    let info = asked.broker()?;
     if asked.clustercidr.is_empty() {
         bail!("a site without Kubernetes has nobody to ask for its subnets: give them with --clustercidr");
     }
@@ -76,14 +71,10 @@ pub(crate) async fn join(asked: &Join) -> Result<String> {
         member: Member { broker: info.namespace.clone(), cluster },
         identity,
         known: joined.is_some(),
-        claims: asked.clustercidr.iter().chain(&asked.servicecidr).copied().collect(),
+        claims: settings.networks.all(),
     };
     tell(&format!("Asking the broker for this site's account, {}", broker.url()));
-    let credentials = match prepare_member(&broker, &request, info.ca.as_deref()).await {
-        Ok(credentials) => credentials,
-        Err(error @ JoinError::Refused { .. }) => bail!("{error}"),
-        Err(JoinError::Server(error)) => return Err(error.into()),
-    };
+    let credentials = prepare_member(&broker, &request, info.ca.as_deref()).await?;
     tell(&format!("Writing {}", site.variables_file().display()));
     site.keep(&settings, &info.psk, &credentials)?;
     let texts = |cidrs: &[ipnet::IpNet]| cidrs.iter().map(ToString::to_string).collect();

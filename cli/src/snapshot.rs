@@ -8,9 +8,11 @@ use culvert_api::{Cluster, Endpoint, Gateway, Record, RouteAgent, labels, object
 use culvert_runtime::{self as runtime, Location, Records, StoreError};
 use culvert_setup::manifests::ROUTE_AGENT;
 use culvert_setup::{Access, BrokerSeen, HostedBroker, Kind, Server, Survey};
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::progress::look;
+use crate::view::silence;
 
 /// What is known of a cluster.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,6 +45,12 @@ impl Snapshot {
             true => !record.metadata().labels.as_ref().is_some_and(|all| all.contains_key(labels::CLUSTER_ID)),
             false => own.contains(id),
         }
+    }
+
+    /// Returns the versions that the gateways run which are heard of; of one that fell silent nobody knows.
+    pub(crate) fn gateway_versions(&self, now: Timestamp) -> impl Iterator<Item = &str> {
+        let heard = self.gateways.iter().filter(move |gateway| silence(gateway, now).is_none());
+        heard.map(|gateway| gateway.status.version.trim_start_matches("culvert-"))
     }
 
     /// Returns the records of the route agents that are there. A record does not tell when it was written, and nobody

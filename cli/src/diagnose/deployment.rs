@@ -13,7 +13,6 @@ use serde_json::Value;
 use super::{Cause, Check, ago, see_log};
 use crate::deployed::NetworksView;
 use crate::snapshot::Snapshot;
-use crate::view::silence;
 
 /// A pod that was started again within this time is worth a warning.
 const RECENT: SignedDuration = SignedDuration::from_hours(1);
@@ -215,10 +214,9 @@ fn route_agents(snapshot: &Snapshot, survey: &Survey) -> Check {
 fn versions(snapshot: &Snapshot, survey: &Survey, now: Timestamp) -> Check {
     let images: BTreeSet<&str> =
         [&survey.gateway, &survey.route_agent].into_iter().flatten().filter_map(image_of).collect();
-    let heard = snapshot.gateways.iter().filter(|gateway| silence(gateway, now).is_none());
-    let gateways = heard.map(|gateway| gateway.status.version.trim_start_matches("culvert-"));
     let agents = snapshot.present_agents().map(|one| one.status.version.as_str());
-    let running: BTreeSet<&str> = gateways.chain(agents).filter(|version| !version.is_empty()).collect();
+    let running: BTreeSet<&str> =
+        snapshot.gateway_versions(now).chain(agents).filter(|version| !version.is_empty()).collect();
     let list = |set: &BTreeSet<&str>| set.iter().copied().collect::<Vec<_>>().join(", ");
     let own = env!("CARGO_PKG_VERSION");
     let again = "run `culvert join` again with one --image";

@@ -42,8 +42,12 @@ pub fn of_environment(host: &str) -> Option<String> {
     };
     let proxy = variable(["HTTPS_PROXY", "https_proxy"])?;
     let exceptions = variable(["NO_PROXY", "no_proxy"]).unwrap_or_default();
-    let proxy = if proxy.contains("://") { proxy } else { format!("http://{proxy}") };
-    (!is_excepted(&exceptions, host)).then_some(proxy)
+    (!is_excepted(&exceptions, host)).then(|| with_scheme(&proxy))
+}
+
+/// Returns the URL of a proxy, which speaks http if it does not say what it speaks.
+pub fn with_scheme(proxy: &str) -> String {
+    if proxy.contains("://") { proxy.to_owned() } else { format!("http://{proxy}") }
 }
 
 fn is_excepted(exceptions: &str, host: &str) -> bool {

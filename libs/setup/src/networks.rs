@@ -35,6 +35,13 @@ pub struct Networks {
     pub services: Vec<IpNet>,
 }
 
+impl Networks {
+    /// Returns the CIDRs of pods and services.
+    pub fn all(&self) -> Vec<IpNet> {
+        self.pods.iter().chain(&self.services).copied().collect()
+    }
+}
+
 /// Why the networks are not known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NetworksError {
