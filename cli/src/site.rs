@@ -127,7 +127,10 @@ pub(crate) async fn uninstall(records: &Path, yes: bool) -> Result<String> {
         );
     }
     site.forget()?;
-    Ok(format!("Site {cluster} is uninstalled; its records' directory stays: {}\n", site.records().display()))
+    Ok(format!(
+        "Site {cluster} is uninstalled; left are its records' directory, {}, and who it is, so that it may join again\n",
+        site.records().display()
+    ))
 }
 
 /// Runs a daemon's own uninstallation.
