@@ -10,6 +10,7 @@ mod endpoint;
 mod key;
 mod link;
 mod mtu;
+mod service;
 mod subnets;
 mod text;
 
@@ -20,5 +21,6 @@ pub use endpoint::{Backend, CableKind, Endpoint, MAX_SUBNETS, OversizedEndpoint,
 pub use key::{PublicKey, PublicKeyError};
 pub use link::{MacAddr, link_local, vtep_mac};
 pub use mtu::{MIN_MTU, cable_mtu, overlay_mtu};
+pub use service::{Frontend, Protocol};
 pub use subnets::{ForeignSubnets, SubnetError, overlaps};
 pub use text::clipped;
