@@ -157,7 +157,7 @@ fn add_sysctls(state: &mut State) {
         .values()
         .filter_map(|target| match target {
             RouteTarget::Via(route) => Some(route.link.clone()),
-            RouteTarget::Unreachable => None,
+            RouteTarget::Local | RouteTarget::Unreachable => None,
         })
         .collect();
     if links.is_empty() {

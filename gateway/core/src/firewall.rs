@@ -64,6 +64,7 @@ pub(crate) fn table(port: u16, choices: &Choices, own: impl IntoIterator<Item = 
         counters: [DROPPED_UNKNOWN_PEER, DROPPED_SOURCE, DROPPED_DESTINATION].map(str::to_owned).into(),
         sets: BTreeMap::from([(OWN_DESTINATIONS.to_owned(), Set { key: "ipv4_addr", interval: true, elements })]),
         chains,
+        ..Table::default()
     }
 }
 

@@ -145,6 +145,7 @@ impl Hands<'_> {
     async fn put_route(&mut self, key: &RouteKey, target: &RouteTarget, flags: u16) -> Result<(), StepError> {
         let message = match target {
             RouteTarget::Via(route) => messages::new_route(key, route, self.index(&route.link).await?, self.protocol),
+            RouteTarget::Local => messages::new_local(key, self.index("lo").await?, self.protocol),
             RouteTarget::Unreachable => messages::new_unreachable(key, self.protocol),
         };
         self.netlink.change(RouteNetlinkMessage::NewRoute(message), flags).await?;

@@ -278,12 +278,24 @@ pub(crate) fn new_unreachable(key: &RouteKey, protocol: u8) -> RouteMessage {
     message
 }
 
+/// Builds the message that makes a `local` route; `index` is that of the loopback.
+pub(crate) fn new_local(key: &RouteKey, index: u32, protocol: u8) -> RouteMessage {
+    let mut message = route_key(key, protocol);
+    message.header.kind = RouteType::Local;
+    message.header.scope = match key.destination {
+        IpNet::V4(_) => RouteScope::Host,
+        IpNet::V6(_) => RouteScope::Universe,
+    };
+    message.attributes.push(RouteAttribute::Oif(index));
+    message
+}
+
 /// A listed route; the link of the target is an interface index.
 pub(crate) struct FoundRoute {
     pub(crate) key: RouteKey,
+    pub(crate) kind: RouteType,
     /// `None`: carries no packets.
     pub(crate) index: Option<u32>,
-    pub(crate) unreachable: bool,
     pub(crate) next_hop: Option<IpAddr>,
     pub(crate) source: Option<IpAddr>,
     pub(crate) mtu: Option<u16>,
@@ -292,8 +304,10 @@ pub(crate) struct FoundRoute {
 impl FoundRoute {
     /// Returns where the route leads, with links named by `name`.
     pub(crate) fn target(&self, name: impl Fn(u32) -> Option<String>) -> RouteTarget {
-        if self.unreachable {
-            return RouteTarget::Unreachable;
+        match self.kind {
+            RouteType::Unreachable => return RouteTarget::Unreachable,
+            RouteType::Local => return RouteTarget::Local,
+            _ => {}
         }
         // A route that nobody ever desires (several next hops, `blackhole`) has a link without a name, so it differs.
         RouteTarget::Via(Route {
@@ -329,8 +343,7 @@ pub(crate) fn read_route(message: &RouteMessage) -> Option<FoundRoute> {
     let destination = IpNet::new(destination, message.header.destination_prefix_length).ok()?;
     let key = RouteKey { table: TableId(table), destination, metric };
     let carries = matches!(message.header.kind, RouteType::Unicast | RouteType::Local);
-    let unreachable = message.header.kind == RouteType::Unreachable;
-    Some(FoundRoute { key, index: index.filter(|_| carries), unreachable, next_hop, source, mtu })
+    Some(FoundRoute { key, kind: message.header.kind, index: index.filter(|_| carries), next_hop, source, mtu })
 }
 
 fn route_mtu(metric: &RouteMetric) -> Option<u16> {
@@ -357,10 +370,11 @@ pub(crate) fn rule(rule: &Rule, protocol: u8) -> RuleMessage {
         RuleAttribute::Table(rule.table.0),
         RuleAttribute::Protocol(RouteProtocol::from(protocol)),
     ];
-    match rule.selector {
+    match &rule.selector {
         RuleSelector::All => {}
+        RuleSelector::From(link) => message.attributes.push(RuleAttribute::Iifname(link.clone())),
         RuleSelector::Mark(mark) => {
-            message.attributes.extend([RuleAttribute::FwMark(mark), RuleAttribute::FwMask(u32::MAX)]);
+            message.attributes.extend([RuleAttribute::FwMark(*mark), RuleAttribute::FwMask(u32::MAX)]);
         }
     }
     message
@@ -373,22 +387,24 @@ pub(crate) fn read_rule(message: &RuleMessage, protocol: u8) -> Option<Rule> {
         AddressFamily::Inet6 => IpFamily::V6,
         _ => return None,
     };
-    let (mut priority, mut table, mut mark, mut mask, mut made_by) =
-        (0, u32::from(message.header.table), 0, None, RouteProtocol::Unspec);
+    let (mut priority, mut table, mut mark, mut mask, mut from, mut made_by) =
+        (0, u32::from(message.header.table), 0, None, None, RouteProtocol::Unspec);
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Priority(number) => priority = *number,
             RuleAttribute::Table(number) => table = *number,
             RuleAttribute::FwMark(number) => mark = *number,
             RuleAttribute::FwMask(number) => mask = Some(*number),
+            RuleAttribute::Iifname(link) => from = Some(link.clone()),
             RuleAttribute::Protocol(number) => made_by = *number,
             _ => {}
         }
     }
-    let selector = match mask {
-        None => RuleSelector::All,
-        Some(u32::MAX) => RuleSelector::Mark(mark),
-        Some(_) => return None,
+    let selector = match (mask, from) {
+        (None, None) => RuleSelector::All,
+        (None, Some(link)) => RuleSelector::From(link),
+        (Some(u32::MAX), None) => RuleSelector::Mark(mark),
+        (Some(_), _) => return None,
     };
     let ours = u8::from(made_by) == protocol && message.header.action == RuleAction::ToTable;
     ours.then_some(Rule { priority, family, selector, table: TableId(table) })

@@ -43,18 +43,29 @@ fn overlay_route(next_hop: &str) -> Route {
 fn nft_table(peers: &[&str]) -> nft::Table {
     let set =
         nft::Set { key: "ipv4_addr", interval: true, elements: peers.iter().map(|&peer| peer.to_owned()).collect() };
+    // Both what it is updated to and what it is updated from name a chain.
+    let map = nft::Map {
+        key: "ipv4_addr",
+        value: "verdict",
+        elements: BTreeMap::from([("10.0.0.1".to_owned(), "goto sender".to_owned())]),
+    };
     let hook = |kind, hook, priority| Some(nft::Hook { kind, hook, priority });
     nft::Table {
         counters: BTreeSet::from(["refused".to_owned()]),
         sets: BTreeMap::from([("peers".to_owned(), set)]),
+        maps: BTreeMap::from([("senders".to_owned(), map)]),
         chains: BTreeMap::from([
             (
                 "input".to_owned(),
                 nft::Chain {
                     hook: hook("filter", "input", -5),
-                    rules: vec!["udp dport 4800 ip saddr != @peers counter name refused drop".to_owned()],
+                    rules: vec![
+                        "udp dport 4800 ip saddr != @peers counter name refused drop".to_owned(),
+                        "ip saddr vmap @senders".to_owned(),
+                    ],
                 },
             ),
+            ("sender".to_owned(), nft::Chain { hook: None, rules: vec!["accept".to_owned()] }),
             (
                 "keep_source".to_owned(),
                 nft::Chain {
@@ -102,10 +113,14 @@ fn rich() -> State {
         state.routes.insert(route_key(NODE_TABLE, destination, ROUTE_METRIC), RouteTarget::Via(route));
         state.routes.insert(route_key(NODE_TABLE, destination, UNREACHABLE_METRIC), RouteTarget::Unreachable);
     }
+    for destination in ["242.1.0.0/16", "fd00:242::/48"] {
+        state.routes.insert(route_key(NODE_TABLE, destination, ROUTE_METRIC), RouteTarget::Local);
+    }
     for family in IpFamily::ALL {
         let rule = |priority, selector, table| Rule { priority, family, selector, table };
         state.rules.insert(rule(own::NODE_RULE, RuleSelector::All, NODE_TABLE));
         state.rules.insert(rule(own::OUTER_RULE, RuleSelector::Mark(own::OUTER_MARK), own::MAIN_TABLE));
+        state.rules.insert(rule(own::NODE_RULE, RuleSelector::From("not-there".to_owned()), NODE_TABLE));
     }
     state.sysctls.insert(format!("net/ipv4/conf/{OVERLAY_LINK}/rp_filter"), "2".to_owned());
     state.nft.insert(TABLE.to_owned(), nft_table(&["192.168.7.2", "192.168.8.0/24"]));

@@ -192,7 +192,7 @@ impl FakeKernel {
         self.state.sysctls.retain(|path, _| path.split('/').all(|part| part != name));
         self.routes.retain(|_, (_, target)| match target {
             RouteTarget::Via(route) => route.link != name,
-            RouteTarget::Unreachable => true,
+            RouteTarget::Local | RouteTarget::Unreachable => true,
         });
         Ok(())
     }
@@ -210,7 +210,7 @@ impl FakeKernel {
     fn set_route(&mut self, key: &RouteKey, target: &RouteTarget) -> Result<(), &'static str> {
         match target {
             RouteTarget::Via(route) => self.device(&route.link)?,
-            RouteTarget::Unreachable => {}
+            RouteTarget::Local | RouteTarget::Unreachable => {}
         }
         self.routes.insert(key.clone(), (self.owner.protocol, target.clone()));
         Ok(())

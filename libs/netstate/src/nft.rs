@@ -13,6 +13,7 @@ pub struct Table {
     /// Named counters; never reset by an update.
     pub counters: BTreeSet<String>,
     pub sets: BTreeMap<String, Set>,
+    pub maps: BTreeMap<String, Map>,
     pub chains: BTreeMap<String, Chain>,
 }
 
@@ -41,6 +42,16 @@ impl fmt::Display for Table {
             }
             writeln!(f, "  }}")?;
         }
+        for (name, map) in &self.maps {
+            writeln!(f, "  map {name} {{")?;
+            writeln!(f, "    type {} : {};", map.key, map.value)?;
+            if !map.elements.is_empty() {
+                let elements: Vec<String> =
+                    map.elements.iter().map(|(key, value)| format!("{key} : {value}")).collect();
+                writeln!(f, "    elements = {{ {} }}", elements.join(", "))?;
+            }
+            writeln!(f, "  }}")?;
+        }
         for (name, chain) in &self.chains {
             writeln!(f, "  chain {name} {{")?;
             if let Some(Hook { kind, hook, priority }) = &chain.hook {
@@ -64,6 +75,17 @@ pub struct Set {
     pub interval: bool,
     /// Elements in nft syntax.
     pub elements: BTreeSet<String>,
+}
+
+/// A named map without intervals.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Map {
+    /// Key type, such as `ipv4_addr`.
+    pub key: &'static str,
+    /// Value type, such as `ipv4_addr` or `verdict`.
+    pub value: &'static str,
+    /// Values by key, in nft syntax. A chain that a verdict names need not be declared before.
+    pub elements: BTreeMap<String, String>,
 }
 
 /// A chain; with a hook it is a base chain.
@@ -102,11 +124,11 @@ pub fn render(name: &str, table: &Table) -> String {
 /// `listing` is the output of `nft list table inet <name>`, empty for a table that is not there. Counters that are
 /// wanted before and after keep their values.
 pub fn render_update(name: &str, listing: &str, table: &Table) -> String {
-    // A set or counter cannot be deleted while a rule refers to it, nor a chain while another jumps to it.
+    // A set or counter cannot be deleted while a rule refers to it, nor a chain while a rule or a map's element does.
     let mut script = format!("add table inet {name}\nflush table inet {name}\n");
     let (chains, others): (Vec<Object>, Vec<Object>) =
         objects(listing).into_iter().partition(|object| object.kind == "chain");
-    for Object { kind, name: object } in chains.into_iter().chain(others) {
+    for Object { kind, name: object } in others.into_iter().chain(chains) {
         if kind != "counter" || !table.counters.contains(&object) {
             script.push_str(&format!("delete {kind} inet {name} {object}\n"));
         }
@@ -169,6 +191,14 @@ mod tests {
             "pairs".to_owned(),
             Set { key: "ipv4_addr . ipv4_addr", interval: false, elements: BTreeSet::new() },
         );
+        table.maps.insert(
+            "senders".to_owned(),
+            Map {
+                key: "ipv4_addr",
+                value: "verdict",
+                elements: BTreeMap::from([("10.0.0.1".to_owned(), "goto helper".to_owned())]),
+            },
+        );
         table.chains.insert(
             "input".to_owned(),
             Chain {
@@ -184,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_renders_counters_then_sets_then_chains() {
+    fn a_table_renders_counters_then_sets_then_maps_then_chains() {
         insta::assert_snapshot!(render("culvert_test", &example()), @r"
         table inet culvert_test {
           counter refused { }
@@ -195,6 +225,10 @@ mod tests {
             type ipv4_addr;
             flags interval; auto-merge;
             elements = { 10.0.0.0/8, 192.168.1.1 }
+          }
+          map senders {
+            type ipv4_addr : verdict;
+            elements = { 10.0.0.1 : goto helper }
           }
           chain helper {
           }
@@ -218,11 +252,15 @@ mod tests {
         insta::assert_snapshot!(script, @r"
         add table inet culvert_test
         flush table inet culvert_test
-        delete chain inet culvert_test input
         delete counter inet culvert_test old
         delete set inet culvert_test peers
+        delete chain inet culvert_test input
         table inet culvert_test {
           counter refused { }
+          map senders {
+            type ipv4_addr : verdict;
+            elements = { 10.0.0.1 : goto helper }
+          }
           chain helper {
           }
           chain input {

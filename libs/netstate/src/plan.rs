@@ -130,7 +130,7 @@ enum Carries {
 impl Carries {
     fn of(target: &RouteTarget) -> Self {
         match target {
-            RouteTarget::Via(_) => Self::Packets,
+            RouteTarget::Via(_) | RouteTarget::Local => Self::Packets,
             RouteTarget::Unreachable => Self::Nothing,
         }
     }
@@ -150,7 +150,7 @@ fn without_links(state: &State, gone: &BTreeSet<&str>) -> State {
     left.fdb.retain(|entry| stays(&entry.link));
     left.routes.retain(|_, target| match target {
         RouteTarget::Via(route) => stays(&route.link),
-        RouteTarget::Unreachable => true,
+        RouteTarget::Local | RouteTarget::Unreachable => true,
     });
     // A sysctl of a link, such as `net/ipv4/conf/<link>/rp_filter`, starts anew with the link.
     left.sysctls.retain(|path, _| path.split('/').all(&stays));
@@ -306,6 +306,7 @@ impl fmt::Display for RouteTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Via(route) => route.fmt(f),
+            Self::Local => f.write_str("local"),
             Self::Unreachable => f.write_str("unreachable"),
         }
     }
@@ -334,8 +335,9 @@ impl fmt::Display for Rule {
             IpFamily::V6 => "IPv6",
         };
         write!(f, "{family} rule {} to table {}", self.priority, self.table.0)?;
-        match self.selector {
+        match &self.selector {
             RuleSelector::All => Ok(()),
+            RuleSelector::From(link) => write!(f, " for what comes from {link}"),
             RuleSelector::Mark(mark) => write!(f, " for mark {mark:#010x}"),
         }
     }

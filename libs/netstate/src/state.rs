@@ -86,6 +86,8 @@ pub struct RouteKey {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RouteTarget {
     Via(Route),
+    /// Packets are for this host itself, although no link has such an address.
+    Local,
     /// Packets are answered with ICMP "unreachable", never sent elsewhere.
     Unreachable,
 }
@@ -112,9 +114,11 @@ pub struct Rule {
 }
 
 /// Which packets a rule is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RuleSelector {
     All,
+    /// Packets that came in on the link of this name, which need not be there.
+    From(String),
     /// Packets with this firewall mark, all 32 bits compared.
     Mark(u32),
 }

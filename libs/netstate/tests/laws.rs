@@ -65,7 +65,11 @@ fn route() -> impl Strategy<Value = Route> {
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
-    (140u32..142, select(IpFamily::ALL.to_vec()), select(vec![RuleSelector::All, RuleSelector::Mark(1)]))
+    (
+        140u32..142,
+        select(IpFamily::ALL.to_vec()),
+        select(vec![RuleSelector::All, RuleSelector::Mark(1), RuleSelector::From("own-a".to_owned())]),
+    )
         .prop_map(|(priority, family, selector)| Rule { priority, family, selector, table: TABLE })
 }
 
@@ -212,7 +216,7 @@ proptest! {
         }).collect();
         let stays = |key: &RouteKey| match &before.routes[key] {
             RouteTarget::Via(route) => OTHERS.contains(&route.link.as_str()) || kept_links.contains(&route.link),
-            RouteTarget::Unreachable => true,
+            RouteTarget::Local | RouteTarget::Unreachable => true,
         };
         let both: Vec<&RouteKey> =
             before.routes.keys().filter(|key| after.routes.contains_key(key) && stays(key)).collect();

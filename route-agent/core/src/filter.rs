@@ -37,6 +37,7 @@ pub(crate) fn table(inputs: &Inputs, remote: &Remote) -> Table {
             ("clamp_mss".to_owned(), clamp_mss()),
             ("overlay_guard".to_owned(), overlay_guard()),
         ]),
+        ..Table::default()
     }
 }
 

@@ -11,6 +11,7 @@ fn shown(state: &State) -> String {
     let line = |(key, target): (&RouteKey, &RouteTarget)| {
         let RouteKey { table, destination, metric } = key;
         let target = match target {
+            RouteTarget::Local => "local".to_owned(),
             RouteTarget::Unreachable => "unreachable".to_owned(),
             RouteTarget::Via(Route { link, next_hop, preferred_source, mtu }) => {
                 let next_hop = next_hop.expect("a next hop");
