@@ -18,6 +18,8 @@ pub const OVERLAY_LINK: &str = "culvert-ov";
 pub const CABLE_TABLE: TableId = TableId(7201);
 /// Routing table of the overlay and of the `unreachable` routes, filled by the route agent.
 pub const NODE_TABLE: TableId = TableId(7202);
+/// Routing table of the node addresses of this cluster for what comes by a cable, filled by the route agent.
+pub const NODES_TABLE: TableId = TableId(7203);
 /// The kernel's main routing table.
 pub const MAIN_TABLE: TableId = TableId(254);
 
@@ -27,6 +29,9 @@ pub const OUTER_RULE: u32 = 140;
 pub const CABLE_RULE: u32 = 141;
 /// Rule priority: look into [`NODE_TABLE`].
 pub const NODE_RULE: u32 = 142;
+
+/// Rule priority: what comes by a cable for a node of this cluster looks into [`NODES_TABLE`].
+pub const NODES_RULE: u32 = 143;
 
 /// Mark on the outer packets of WireGuard cables.
 pub const OUTER_MARK: u32 = 0x00c1_0000;
@@ -63,6 +68,11 @@ impl Owner {
         Self::new(202, &[OVERLAY_LINK], "culvert_route_agent")
     }
 
+    /// Globalnet: the routes of global addresses to the gateway itself, and their translation.
+    pub fn globalnet() -> Self {
+        Self::new(203, &[], "culvert_globalnet")
+    }
+
     fn new(protocol: u8, links: &[&str], nft_table: &str) -> Self {
         Self {
             protocol,
@@ -97,11 +107,11 @@ mod tests {
 
         let mut expected: Vec<String> =
             [WIREGUARD_LINK, VXLAN_LINK, OVERLAY_LINK].map(|link| format!("link {link}")).into();
-        expected.extend([CABLE_TABLE, NODE_TABLE].map(|table| format!("table {}", table.0)));
-        expected.extend([OUTER_RULE, CABLE_RULE, NODE_RULE].map(|rule| format!("rule {rule}")));
+        expected.extend([CABLE_TABLE, NODE_TABLE, NODES_TABLE].map(|table| format!("table {}", table.0)));
+        expected.extend([OUTER_RULE, CABLE_RULE, NODE_RULE, NODES_RULE].map(|rule| format!("rule {rule}")));
         expected.extend([ROUTE_METRIC, UNREACHABLE_METRIC].map(|metric| format!("metric {metric}")));
         expected.push(format!("mark {OUTER_MARK:#010x}"));
-        for owner in [Owner::gateway(), Owner::route_agent()] {
+        for owner in [Owner::gateway(), Owner::route_agent(), Owner::globalnet()] {
             expected.push(format!("protocol {}", owner.protocol));
             expected.extend(owner.nft_tables.iter().map(|table| format!("nft table inet {table}")));
         }

@@ -58,7 +58,10 @@ pub fn desired(inputs: &Inputs) -> (State, Vec<Refused>) {
         state.addresses.insert((OVERLAY_LINK.to_owned(), IpNet::from(IpAddr::from(DUMMY))));
         match inputs.role() {
             Role::Worker(gateway) => follow(inputs, &remote, overlay, gateway, &mut state, &mut refused),
-            Role::Gateway(gateway) => refused.extend(addresses_differ(gateway, overlay.local)),
+            Role::Gateway(gateway) => {
+                refused.extend(addresses_differ(gateway, overlay.local));
+                nodes::lead(inputs, overlay, &mut state);
+            }
             Role::Waiting => {}
         }
     }
@@ -176,5 +179,6 @@ fn sysctls(inputs: &Inputs, remote: &Remote, overlay: Option<&Overlay<'_>>) -> B
     sysctls
 }
 
+mod nodes;
 #[cfg(test)]
 mod tests;

@@ -42,8 +42,15 @@ pub(crate) fn table(inputs: &Inputs, remote: &Remote) -> Table {
 }
 
 /// Binds the source of whatever passes between this cluster and others to itself.
+///
+/// What came for a service of this cluster counts although its destination may be a node by now: the source of a flow
+/// to a pod in its node's network is kept like any other.
 fn keep_source() -> Chain {
-    let rules = between_clusters(|ip| format!("snat {ip} to {ip} saddr"));
+    let mut rules = between_clusters(|ip| format!("snat {ip} to {ip} saddr"));
+    rules.extend(IpFamily::ALL.map(|family| {
+        let ip = keyword(family);
+        format!("{ip} saddr @remote{family} ct original {ip} daddr @local{family} snat {ip} to {ip} saddr")
+    }));
     Chain { hook: Some(Hook { kind: "nat", hook: "postrouting", priority: 90 }), rules }
 }
 
