@@ -4,6 +4,10 @@
 
 mod addresses;
 mod cluster;
+mod nat;
+mod served;
 
 pub use addresses::{EgressGroup, GlobalAddresses};
 pub use cluster::{Endpoints, ObjectKey, Pod, Port, Service, ServiceEndpoint};
+pub use nat::{REFUSED, desired, from_cable, is_global};
+pub use served::served;
