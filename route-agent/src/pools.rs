@@ -19,7 +19,7 @@ use tokio::time::sleep;
 
 /// Calico's own kind; those of `crd.projectcalico.org` are its storage and not for others.
 pub(crate) const IP_POOLS: Resource =
-    Resource { api_version: "projectcalico.org/v3", kind: "IPPool", plural: "ippools" };
+    Resource { api_version: "projectcalico.org/v3", kind: "IPPool", plural: "ippools", is_namespaced: false };
 
 /// Between two looks when nothing is known to have changed.
 const INTERVAL: Duration = Duration::from_secs(300);

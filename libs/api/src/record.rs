@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,8 @@ pub struct Resource {
     pub kind: &'static str,
     /// The kind in the plural and in lower case, such as `endpoints`.
     pub plural: &'static str,
+    /// Whether each object belongs to a namespace, as opposed to the whole cluster.
+    pub is_namespaced: bool,
 }
 
 /// A Kubernetes object that a record store can hold.
@@ -27,8 +30,15 @@ pub trait Record: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Sen
     const KIND: &'static str;
     /// The kind in the plural and in lower case, such as `endpoints`.
     const PLURAL: &'static str;
-    /// All three.
-    const RESOURCE: Resource = Resource { api_version: Self::API_VERSION, kind: Self::KIND, plural: Self::PLURAL };
+    /// Whether each object belongs to a namespace, as opposed to the whole cluster.
+    const IS_NAMESPACED: bool = true;
+    /// All of them.
+    const RESOURCE: Resource = Resource {
+        api_version: Self::API_VERSION,
+        kind: Self::KIND,
+        plural: Self::PLURAL,
+        is_namespaced: Self::IS_NAMESPACED,
+    };
 
     /// Returns the group and version that this object names, which may be wrong.
     fn api_version(&self) -> &str;
@@ -43,6 +53,11 @@ pub trait Record: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Sen
     /// Returns the object's name, empty if it has none.
     fn name(&self) -> &str {
         self.metadata().name.as_deref().unwrap_or_default()
+    }
+
+    /// Returns the object's namespace, empty if it has none.
+    fn namespace(&self) -> &str {
+        self.metadata().namespace.as_deref().unwrap_or_default()
     }
 }
 
@@ -116,6 +131,19 @@ record! {
     RouteAgent, "routeagents", status: RouteAgentStatus
 }
 
+/// What Kubernetes' own kinds say of where their objects belong.
+trait ForeignScope {
+    const IS_NAMESPACED: bool;
+}
+
+impl ForeignScope for NamespaceResourceScope {
+    const IS_NAMESPACED: bool = true;
+}
+
+impl ForeignScope for ClusterResourceScope {
+    const IS_NAMESPACED: bool = false;
+}
+
 /// Makes a kind of Kubernetes' own a record.
 macro_rules! foreign_record {
     ($kind:ty) => {
@@ -123,6 +151,7 @@ macro_rules! foreign_record {
             const API_VERSION: &'static str = <Self as k8s_openapi::Resource>::API_VERSION;
             const KIND: &'static str = <Self as k8s_openapi::Resource>::KIND;
             const PLURAL: &'static str = <Self as k8s_openapi::Resource>::URL_PATH_SEGMENT;
+            const IS_NAMESPACED: bool = <<Self as k8s_openapi::Resource>::Scope as ForeignScope>::IS_NAMESPACED;
 
             fn api_version(&self) -> &str {
                 k8s_openapi::api_version(self)

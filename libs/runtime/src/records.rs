@@ -1,4 +1,5 @@
-//! The record store: Kubernetes objects, in a directory or in one namespace of an API server.
+//! The record store: Kubernetes objects, in a directory or in one namespace of an API server; [`Objects`] are those of
+//! all namespaces.
 //!
 //! The directory is `<root>/<plural>/<name>.yaml`, one object a file. Written is under an exclusive lock on
 //! `<root>/.lock`: a temporary dotfile, synced, renamed over the old file. So readers take no lock, several processes
@@ -17,12 +18,16 @@ use crate::watch::Watch;
 
 pub(crate) mod directory;
 mod error;
+mod key;
 pub(crate) mod kube;
+mod objects;
 
-use directory::Directory;
+use directory::{Directory, Layout};
 pub use error::{Place, Problem, StoreError};
-use kube::Namespace;
+use key::Key;
 pub use kube::{Access, Choice, ClusterWide, Server};
+use kube::{Scope, Store};
+pub use objects::Objects;
 
 /// Where records are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,13 +51,13 @@ pub struct Records {
 #[derive(Clone, Debug)]
 enum Form {
     Directory(Directory),
-    Namespace(Namespace),
+    Namespace(Store),
 }
 
 /// All objects of a kind, and those that cannot be understood.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listing<R> {
-    /// Sorted by name.
+    /// Sorted by namespace and name.
     pub records: Vec<R>,
     /// Such an object is neither there nor gone: see [`Problem::name`].
     pub problems: Vec<Problem>,
@@ -69,7 +74,7 @@ pub enum Applied {
 impl Records {
     /// Makes a handle on the store in the directory `root`, which may be away now and come back.
     pub fn open(root: impl Into<PathBuf>) -> Self {
-        Self { form: Form::Directory(Directory::open(root)) }
+        Self { form: Form::Directory(Directory::open(root, Layout::Flat)) }
     }
 
     /// Makes a handle on the store at `location`, which may be away now and come back.
@@ -83,7 +88,9 @@ impl Records {
     pub async fn at(location: &Location, manager: &str) -> Result<Self, StoreError> {
         Ok(match location {
             Location::Directory(root) => Self::open(root),
-            Location::Server(server) => Self { form: Form::Namespace(Namespace::open(server, manager).await?) },
+            Location::Server(server) => {
+                Self { form: Form::Namespace(Store::open(server, manager, Scope::OneNamespace).await?) }
+            }
         })
     }
 
@@ -99,7 +106,7 @@ impl Records {
     pub async fn list<R: Record>(&self) -> Result<Listing<R>, StoreError> {
         match &self.form {
             Form::Directory(directory) => directory.list().await,
-            Form::Namespace(namespace) => namespace.list().await,
+            Form::Namespace(store) => store.list().await,
         }
     }
 
@@ -110,10 +117,10 @@ impl Records {
     /// [`StoreError::Name`], [`StoreError::Unreadable`]; a directory: [`StoreError::Away`], [`StoreError::Io`]; an API
     /// server: [`StoreError::Unreachable`], [`StoreError::Forbidden`], [`StoreError::Refused`].
     pub async fn find<R: Record>(&self, name: &str) -> Result<Option<R>, StoreError> {
-        check_name::<R>(name)?;
+        let key = self.key::<R>(name)?;
         match &self.form {
-            Form::Directory(directory) => directory.find(name).await,
-            Form::Namespace(namespace) => namespace.find(name).await,
+            Form::Directory(directory) => directory.find(&key).await,
+            Form::Namespace(store) => store.find(&key).await,
         }
     }
 
@@ -123,10 +130,10 @@ impl Records {
     ///
     /// [`StoreError::Exists`], or as [`Self::find`].
     pub async fn create<R: Record>(&self, record: &R) -> Result<R, StoreError> {
-        check_name::<R>(record.name())?;
+        let key = self.key::<R>(record.name())?;
         match &self.form {
-            Form::Directory(directory) => directory.create(record).await,
-            Form::Namespace(namespace) => namespace.create(record).await,
+            Form::Directory(directory) => directory.create(&key, record).await,
+            Form::Namespace(store) => store.create(&key, record).await,
         }
     }
 
@@ -138,10 +145,10 @@ impl Records {
     ///
     /// [`StoreError::Conflict`], [`StoreError::NotFound`], or as [`Self::find`].
     pub async fn update<R: Record>(&self, record: &R) -> Result<R, StoreError> {
-        check_name::<R>(record.name())?;
+        let key = self.key::<R>(record.name())?;
         match &self.form {
-            Form::Directory(directory) => directory.update(record).await,
-            Form::Namespace(namespace) => namespace.update(record).await,
+            Form::Directory(directory) => directory.update(&key, record).await,
+            Form::Namespace(store) => store.update(&key, record).await,
         }
     }
 
@@ -155,10 +162,10 @@ impl Records {
     ///
     /// As [`Self::find`]; a file that cannot be understood is not replaced.
     pub async fn apply<R: Record>(&self, record: &R) -> Result<Applied, StoreError> {
-        check_name::<R>(record.name())?;
+        let key = self.key::<R>(record.name())?;
         match &self.form {
-            Form::Directory(directory) => directory.apply(record).await,
-            Form::Namespace(namespace) => namespace.apply(record).await,
+            Form::Directory(directory) => directory.apply(&key, record).await,
+            Form::Namespace(store) => store.apply(&key, record).await,
         }
     }
 
@@ -168,10 +175,10 @@ impl Records {
     ///
     /// As [`Self::find`], but for [`StoreError::Unreadable`].
     pub async fn delete<R: Record>(&self, name: &str) -> Result<bool, StoreError> {
-        check_name::<R>(name)?;
+        let key = self.key::<R>(name)?;
         match &self.form {
-            Form::Directory(directory) => directory.delete::<R>(name).await,
-            Form::Namespace(namespace) => namespace.delete::<R>(name).await,
+            Form::Directory(directory) => directory.delete::<R>(&key).await,
+            Form::Namespace(store) => store.delete::<R>(&key).await,
         }
     }
 
@@ -181,7 +188,7 @@ impl Records {
     pub fn watch(&self, kinds: &'static [Resource]) -> Watch {
         match &self.form {
             Form::Directory(directory) => Watch::of_directory(directory.watch(kinds)),
-            Form::Namespace(namespace) => Watch::of_namespace(namespace.watch(kinds)),
+            Form::Namespace(store) => Watch::of_server(store.watch(kinds)),
         }
     }
 
@@ -190,7 +197,7 @@ impl Records {
     pub fn cluster_wide(&self, resource: Resource) -> Option<ClusterWide> {
         match &self.form {
             Form::Directory(_) => None,
-            Form::Namespace(namespace) => Some(namespace.cluster_wide(resource)),
+            Form::Namespace(store) => Some(store.cluster_wide(resource)),
         }
     }
 
@@ -200,26 +207,14 @@ impl Records {
     pub fn outage(&self) -> Option<String> {
         match &self.form {
             Form::Directory(_) => None,
-            Form::Namespace(namespace) => namespace.outage(),
+            Form::Namespace(store) => store.outage(),
         }
     }
-}
 
-/// A file name takes 255 bytes.
-const MAX_NAME: usize = 250;
-
-/// Tells whether `name` is a DNS subdomain by Kubernetes' rule, and so no path to elsewhere.
-fn is_object_name(name: &str) -> bool {
-    let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let label = |label: &str| {
-        let bytes = label.as_bytes();
-        bytes.first().is_some_and(alphanumeric)
-            && bytes.last().is_some_and(alphanumeric)
-            && bytes.iter().all(|byte| alphanumeric(byte) || *byte == b'-')
-    };
-    name.len() <= MAX_NAME && name.split('.').all(label)
-}
-
-fn check_name<R: Record>(name: &str) -> Result<&str, StoreError> {
-    if is_object_name(name) { Ok(name) } else { Err(StoreError::Name { kind: R::KIND, name: name.to_owned() }) }
+    fn key<R: Record>(&self, name: &str) -> Result<Key, StoreError> {
+        match &self.form {
+            Form::Directory(_) => Key::of::<R>("", name),
+            Form::Namespace(store) => Key::of::<R>(store.namespace_of(R::RESOURCE).unwrap_or_default(), name),
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! gone or come back.
 
 use crate::records::directory::watch::Watch as DirectoryWatch;
-use crate::records::kube::Watch as NamespaceWatch;
+use crate::records::kube::Watch as ServerWatch;
 
 /// A watch on a record store.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub struct Watch {
 enum Form {
     /// With a buffer of some size.
     Directory(Box<DirectoryWatch>),
-    Namespace(NamespaceWatch),
+    Server(ServerWatch),
 }
 
 impl Watch {
@@ -22,8 +22,8 @@ impl Watch {
         Self { form: Form::Directory(Box::new(watch)) }
     }
 
-    pub(crate) fn of_namespace(watch: NamespaceWatch) -> Self {
-        Self { form: Form::Namespace(watch) }
+    pub(crate) fn of_server(watch: ServerWatch) -> Self {
+        Self { form: Form::Server(watch) }
     }
 
     /// Waits until something changed since the watch was made or the last call returned.
@@ -33,7 +33,7 @@ impl Watch {
     pub async fn changed(&mut self) {
         match &mut self.form {
             Form::Directory(watch) => watch.changed().await,
-            Form::Namespace(watch) => watch.changed().await,
+            Form::Server(watch) => watch.changed().await,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The record store in a directory; [`super`] tells how files stand for objects.
+//! The record store in a directory; [`super`] tells how files stand for objects, [`super::objects`] those of all
+//! namespaces.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -13,19 +14,35 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::error::{Problem, ReadError, StoreError};
+use super::key::{Key, is_namespace};
 use super::{Applied, Listing};
 
 mod file;
 mod lock;
 pub(crate) mod watch;
 
-use file::Stamp;
+use file::{Stamp, Wanted};
 use lock::Lock;
 use watch::Watch;
 
 /// A parsed file counts until its stamp differs, unless it was read this soon after its last change: within one tick
 /// of the file system's clock a second change may leave the same stamp.
 const SETTLED: Duration = Duration::from_secs(1);
+
+/// Where the files of objects lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// In the directory of their kind: which namespace they are of goes without saying.
+    Flat,
+    /// Below it, in one directory for each namespace, if their kind has namespaces.
+    ByNamespace,
+}
+
+impl Layout {
+    fn has_namespaces(self, resource: Resource) -> bool {
+        self == Self::ByNamespace && resource.is_namespaced
+    }
+}
 
 /// A store in a directory. Clones share what they have read.
 #[derive(Clone, Debug)]
@@ -36,11 +53,13 @@ pub(super) struct Directory {
 #[derive(Debug)]
 struct Inner {
     root: PathBuf,
-    /// Parsed files, by plural and file name.
+    layout: Layout,
+    /// Parsed files, by plural.
     cache: Mutex<HashMap<&'static str, Cache>>,
 }
 
-type Cache = HashMap<String, Cached>;
+/// By namespace, empty if there is none, and file name.
+type Cache = BTreeMap<String, HashMap<String, Cached>>;
 
 #[derive(Debug)]
 struct Cached {
@@ -56,8 +75,8 @@ struct Loaded<R> {
 }
 
 impl Directory {
-    pub(super) fn open(root: impl Into<PathBuf>) -> Self {
-        Self { inner: Arc::new(Inner { root: root.into(), cache: Mutex::default() }) }
+    pub(super) fn open(root: impl Into<PathBuf>, layout: Layout) -> Self {
+        Self { inner: Arc::new(Inner { root: root.into(), layout, cache: Mutex::default() }) }
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -73,82 +92,105 @@ impl Directory {
         listing
     }
 
-    pub(super) async fn find<R: Record>(&self, name: &str) -> Result<Option<R>, StoreError> {
+    pub(super) async fn find<R: Record>(&self, key: &Key) -> Result<Option<R>, StoreError> {
         let root = self.identity()?;
-        let loaded = self.load::<R>(name)?;
+        let loaded = self.load::<R>(key)?;
         if loaded.is_none() {
             self.ensure_same(root)?;
         }
         Ok(loaded.map(|loaded| loaded.record))
     }
 
-    pub(super) async fn create<R: Record>(&self, record: &R) -> Result<R, StoreError> {
+    pub(super) async fn create<R: Record>(&self, key: &Key, record: &R) -> Result<R, StoreError> {
         let _lock = self.lock().await?;
-        if self.files::<R>(record.name()).iter().any(|path| fs::symlink_metadata(path).is_ok()) {
-            return Err(StoreError::Exists { kind: R::KIND, name: record.name().to_owned() });
+        if self.files::<R>(key).iter().any(|path| fs::symlink_metadata(path).is_ok()) {
+            return Err(StoreError::Exists { kind: R::KIND, name: key.to_string() });
         }
-        self.write_new(record)
+        self.write_new(key, record)
     }
 
-    pub(super) async fn update<R: Record>(&self, record: &R) -> Result<R, StoreError> {
-        let name = record.name();
+    pub(super) async fn update<R: Record>(&self, key: &Key, record: &R) -> Result<R, StoreError> {
         let _lock = self.lock().await?;
-        let Some(current) = self.load::<R>(name)? else {
-            return Err(StoreError::NotFound { kind: R::KIND, name: name.to_owned() });
-        };
+        let Some(current) = self.load::<R>(key)? else { return Err(missing::<R>(key)) };
         let version = &record.metadata().resource_version;
         if version.is_none() || *version != current.record.metadata().resource_version {
-            return Err(StoreError::Conflict { kind: R::KIND, name: name.to_owned() });
+            return Err(conflict::<R>(key));
         }
         match self.difference(&current, record)? {
-            Some(new) => self.write(&current.path, &new),
+            Some(new) => self.write(key, &current.path, &new),
             None => Ok(current.record),
         }
     }
 
-    pub(super) async fn apply<R: Record>(&self, record: &R) -> Result<Applied, StoreError> {
-        let name = record.name();
+    pub(super) async fn apply<R: Record>(&self, key: &Key, record: &R) -> Result<Applied, StoreError> {
         self.identity()?;
-        if let Some(current) = self.load::<R>(name)?
+        if let Some(current) = self.load::<R>(key)?
             && self.difference(&current, record)?.is_none()
         {
             return Ok(Applied::Unchanged);
         }
         let _lock = self.lock().await?;
-        let Some(current) = self.load::<R>(name)? else {
-            self.write_new(record)?;
+        let Some(current) = self.load::<R>(key)? else {
+            self.write_new(key, record)?;
             return Ok(Applied::Created);
         };
         match self.difference(&current, record)? {
-            Some(new) => self.write(&current.path, &new).map(|_| Applied::Updated),
+            Some(new) => self.write(key, &current.path, &new).map(|_| Applied::Updated),
             None => Ok(Applied::Unchanged),
         }
     }
 
-    pub(super) async fn delete<R: Record>(&self, name: &str) -> Result<bool, StoreError> {
+    pub(super) async fn apply_status<R: Record>(&self, key: &Key, record: &R) -> Result<Applied, StoreError> {
+        let _lock = self.lock().await?;
+        let Some(current) = self.load::<R>(key)? else { return Err(missing::<R>(key)) };
+        // A file that nobody has written but by hand has no uid.
+        let (uid, there) = (&record.metadata().uid, &current.record.metadata().uid);
+        if uid.is_some() && uid != there {
+            return Err(conflict::<R>(key));
+        }
+        let new = file::with_status(&current.path, &current.record, record)?;
+        match self.difference(&current, &new)? {
+            Some(new) => self.write(key, &current.path, &new).map(|_| Applied::Updated),
+            None => Ok(Applied::Unchanged),
+        }
+    }
+
+    pub(super) async fn delete<R: Record>(&self, key: &Key) -> Result<bool, StoreError> {
         let _lock = self.lock().await?;
         let mut deleted = false;
-        for path in self.files::<R>(name) {
+        for path in self.files::<R>(key) {
             deleted |= file::remove(&path).map_err(|source| StoreError::Io { file: path, source })?;
         }
         if deleted {
-            let directory = self.directory::<R>();
+            let directory = self.directory::<R>(&key.namespace);
             file::sync_directory(&directory).map_err(|source| StoreError::Io { file: directory, source })?;
         }
         Ok(deleted)
     }
 
     pub(super) fn watch(&self, kinds: &'static [Resource]) -> Watch {
-        Watch::new(self.root(), kinds)
+        Watch::new(self.root(), self.inner.layout, kinds)
     }
 
-    fn directory<R: Record>(&self) -> PathBuf {
-        self.root().join(R::PLURAL)
+    /// Returns where the objects of a namespace are, or those of the kind if it is empty.
+    fn directory<R: Record>(&self, namespace: &str) -> PathBuf {
+        let directory = self.root().join(R::PLURAL);
+        if namespace.is_empty() { directory } else { directory.join(namespace) }
     }
 
     /// Returns where an object may be; what we make is the first.
-    fn files<R: Record>(&self, name: &str) -> [PathBuf; 2] {
-        file::EXTENSIONS.map(|extension| self.directory::<R>().join(format!("{name}.{extension}")))
+    fn files<R: Record>(&self, key: &Key) -> [PathBuf; 2] {
+        let directory = self.directory::<R>(&key.namespace);
+        file::EXTENSIONS.map(|extension| directory.join(format!("{}.{extension}", key.name)))
+    }
+
+    /// Returns what a file must say of its namespace to hold an object of it.
+    fn wanted<'a>(&self, namespace: &'a str) -> Wanted<'a> {
+        match self.inner.layout {
+            Layout::Flat => Wanted::Any,
+            Layout::ByNamespace if namespace.is_empty() => Wanted::None,
+            Layout::ByNamespace => Wanted::This(namespace),
+        }
     }
 
     /// Returns which directory the root is now.
@@ -176,17 +218,55 @@ impl Directory {
     }
 
     fn read_all<R: Record>(&self, cache: &mut Cache) -> Result<Listing<R>, StoreError> {
-        let directory = self.directory::<R>();
+        let mut listing = Listing { records: Vec::new(), problems: Vec::new() };
+        if !self.inner.layout.has_namespaces(R::RESOURCE) {
+            self.read_directory("", cache.entry(String::new()).or_default(), &mut listing)?;
+            return Ok(listing);
+        }
+        let mut namespaces: BTreeSet<String> = cache.keys().cloned().collect();
+        let directory = self.directory::<R>("");
+        let io_error = |source| StoreError::Io { file: directory.clone(), source };
+        for entry in file::entries(&directory).map_err(io_error)? {
+            if !entry.is_directory {
+                if entry.holds_object {
+                    let message = "it lies in no namespace: move it to a directory that is called as its own";
+                    listing.problems.push(Problem::of(&directory.join(&entry.name), message));
+                }
+            } else if is_namespace(&entry.name) {
+                namespaces.insert(entry.name);
+            } else {
+                let message = "no namespace is called so: use at most 63 of a-z, 0-9 and '-'";
+                listing.problems.push(Problem::of(&directory.join(&entry.name), message));
+            }
+        }
+        for namespace in namespaces {
+            let files = cache.entry(namespace.clone()).or_default();
+            self.read_directory(&namespace, files, &mut listing)?;
+            if files.is_empty() {
+                cache.remove(&namespace);
+            }
+        }
+        Ok(listing)
+    }
+
+    /// Adds the objects of a namespace, or those of the kind if it is empty.
+    fn read_directory<R: Record>(
+        &self,
+        namespace: &str,
+        cache: &mut HashMap<String, Cached>,
+        listing: &mut Listing<R>,
+    ) -> Result<(), StoreError> {
+        let directory = self.directory::<R>(namespace);
         let mut names: BTreeSet<String> = cache.keys().cloned().collect();
         // A file that is replaced while the directory is read may be left out (POSIX, readdir). So what was there before
         // is opened by name, seen or not.
-        file::scan(&directory, &mut names).map_err(|source| StoreError::Io { file: directory.clone(), source })?;
+        let entries = file::entries(&directory).map_err(|source| StoreError::Io { file: directory.clone(), source })?;
+        names.extend(entries.into_iter().filter(|entry| entry.holds_object).map(|entry| entry.name));
         let now = SystemTime::now();
         let mut found = BTreeMap::new();
-        let mut problems = Vec::new();
         for file_name in names {
             let path = directory.join(&file_name);
-            match read_cached::<R>(&path, &file_name, cache, now) {
+            match read_cached::<R>(&path, self.wanted(namespace), &file_name, cache, now) {
                 Ok(None) => {
                     cache.remove(&file_name);
                 }
@@ -196,19 +276,21 @@ impl Directory {
                     }
                     // `.yaml` sorts before `.yml`.
                     std::collections::btree_map::Entry::Occupied(_) => {
-                        problems.push(Problem::of(&path, "another file holds this object already: remove one"));
+                        listing.problems.push(Problem::of(&path, "another file holds this object already: remove one"));
                     }
                 },
-                Err(ReadError::Problem(problem)) => problems.push(problem),
+                Err(ReadError::Problem(problem)) => listing.problems.push(problem),
                 Err(ReadError::Io(source)) => return Err(StoreError::Io { file: path, source }),
             }
         }
-        Ok(Listing { records: found.into_values().collect(), problems })
+        listing.records.extend(found.into_values());
+        Ok(())
     }
 
-    fn load<R: Record>(&self, name: &str) -> Result<Option<Loaded<R>>, StoreError> {
-        for path in self.files::<R>(name) {
-            let parsed = file::open(&path).and_then(|opened| opened.map(|file| file.parse(&path)).transpose());
+    fn load<R: Record>(&self, key: &Key) -> Result<Option<Loaded<R>>, StoreError> {
+        let wanted = self.wanted(&key.namespace);
+        for path in self.files::<R>(key) {
+            let parsed = file::open(&path).and_then(|opened| opened.map(|file| file.parse(&path, wanted)).transpose());
             match parsed {
                 Ok(None) => {}
                 Ok(Some(record)) => return Ok(Some(Loaded { path, record })),
@@ -234,30 +316,39 @@ impl Directory {
         Ok(Some(new))
     }
 
-    fn write_new<R: Record>(&self, record: &R) -> Result<R, StoreError> {
+    fn write_new<R: Record>(&self, key: &Key, record: &R) -> Result<R, StoreError> {
         let mut new = record.clone();
         new.metadata_mut().uid = Some(file::random_uid()?);
         new.metadata_mut().creation_timestamp = Some(Time(Timestamp::now()));
-        let [path, _] = self.files::<R>(record.name());
-        self.write(&path, &new)
+        let [path, _] = self.files::<R>(key);
+        self.write(key, &path, &new)
     }
 
     /// Replaces the file at `path`; the caller holds the lock.
-    fn write<R: Record>(&self, path: &Path, record: &R) -> Result<R, StoreError> {
+    fn write<R: Record>(&self, key: &Key, path: &Path, record: &R) -> Result<R, StoreError> {
         let text = file::render(path, record)?;
         // What could not be read again is not written.
-        let written = file::parse(path, text.as_bytes(), Timestamp::now())
+        let written = file::parse(path, self.wanted(&key.namespace), text.as_bytes(), Timestamp::now())
             .map_err(|problem| StoreError::Unreadable { problem })?;
-        file::replace(self.root(), &self.directory::<R>(), path, text.as_bytes())
+        file::replace(self.root(), &self.directory::<R>(&key.namespace), path, text.as_bytes())
             .map_err(|source| StoreError::Io { file: path.to_owned(), source })?;
         Ok(written)
     }
 }
 
+fn missing<R: Record>(key: &Key) -> StoreError {
+    StoreError::NotFound { kind: R::KIND, name: key.to_string() }
+}
+
+fn conflict<R: Record>(key: &Key) -> StoreError {
+    StoreError::Conflict { kind: R::KIND, name: key.to_string() }
+}
+
 fn read_cached<R: Record>(
     path: &Path,
+    wanted: Wanted<'_>,
     file_name: &str,
-    cache: &mut Cache,
+    cache: &mut HashMap<String, Cached>,
     now: SystemTime,
 ) -> Result<Option<R>, ReadError> {
     let Some(opened) = file::open(path)? else { return Ok(None) };
@@ -269,7 +360,7 @@ fn read_cached<R: Record>(
     {
         return parsed.clone().map(Some).map_err(ReadError::Problem);
     }
-    let parsed = match opened.parse::<R>(path) {
+    let parsed = match opened.parse::<R>(path, wanted) {
         Ok(record) => Ok(record),
         Err(ReadError::Problem(problem)) => Err(problem),
         Err(ReadError::Io(error)) => return Err(ReadError::Io(error)),
@@ -279,6 +370,8 @@ fn read_cached<R: Record>(
     parsed.map(Some).map_err(ReadError::Problem)
 }
 
+#[cfg(test)]
+mod namespaces_tests;
 #[cfg(test)]
 mod process_tests;
 #[cfg(test)]

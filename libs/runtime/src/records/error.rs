@@ -17,6 +17,11 @@ pub enum StoreError {
     NotFound { kind: &'static str, name: String },
     #[error("{kind} name {name:?} is no DNS subdomain of at most 250 characters: use a-z, 0-9, '-' and '.'")]
     Name { kind: &'static str, name: String },
+    #[error(
+        "{kind} {name} cannot be in namespace {namespace:?}: {}",
+        if *is_namespaced { "name one of at most 63 of a-z, 0-9 and '-'" } else { "the kind has none, so name none" }
+    )]
+    Namespace { kind: &'static str, name: String, namespace: String, is_namespaced: bool },
     #[error("{problem}: correct or remove it")]
     Unreadable { problem: Problem },
     #[error("cannot read or write {}: {source}", file.display())]
@@ -34,7 +39,7 @@ pub enum StoreError {
         account: Box<str>,
         verb: Box<str>,
         resource: Box<str>,
-        /// `None` if objects of the kind belong to no namespace.
+        /// `None` if it is about all namespaces, or a kind that has none.
         namespace: Option<Box<str>>,
     },
     #[error("API server {server} refuses to {verb} {object}: {cause}")]
@@ -65,7 +70,7 @@ pub struct Problem {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     File(PathBuf),
-    /// At an API server, by `namespace/name`.
+    /// At an API server, by `namespace/name`, or by `name` if it has no namespace.
     Object {
         kind: &'static str,
         path: Box<str>,
@@ -85,6 +90,15 @@ impl Problem {
         match &self.place {
             Place::File(file) => file.file_stem()?.to_str(),
             Place::Object { path, .. } => path.split('/').next_back(),
+        }
+    }
+
+    /// Returns the namespace of the object, in a listing of [`super::Objects`] of a kind that has namespaces. A file lies in
+    /// the directory of its own.
+    pub fn namespace(&self) -> Option<&str> {
+        match &self.place {
+            Place::File(file) => file.parent()?.file_name()?.to_str(),
+            Place::Object { path, .. } => path.split_once('/').map(|(namespace, _)| namespace),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! One object in one file: which files count, how they are read, and how they are replaced.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -15,7 +14,7 @@ use serde_yaml_ng::Deserializer;
 use sha2::{Digest as _, Sha256};
 
 use crate::records::error::{Place, Problem, ReadError, StoreError};
-use crate::records::is_object_name;
+use crate::records::key::is_object_name;
 
 /// What the names of files that hold objects end in.
 pub(super) const EXTENSIONS: [&str; 2] = ["yaml", "yml"];
@@ -51,20 +50,50 @@ pub(super) struct Opened {
     pub(super) stamp: Stamp,
 }
 
-/// Adds the names of the files in `directory` that should hold objects; a directory that is not there has none.
-pub(super) fn scan(directory: &Path, names: &mut BTreeSet<String>) -> io::Result<()> {
+/// What lies in a directory, but for names that begin with a dot.
+pub(super) struct Entry {
+    pub(super) name: String,
+    pub(super) is_directory: bool,
+    /// By its name.
+    pub(super) holds_object: bool,
+}
+
+/// Returns what lies in `directory`; one that is not there has nothing.
+pub(super) fn entries(directory: &Path) -> io::Result<Vec<Entry>> {
     let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
+    let mut found = Vec::new();
     for entry in entries {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        let extension = name.rsplit_once('.').map(|(_, extension)| extension);
-        if !name.starts_with('.') && extension.is_some_and(|extension| EXTENSIONS.contains(&extension)) {
-            names.insert(name);
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') {
+            continue;
         }
+        let extension = name.rsplit_once('.').map(|(_, extension)| extension);
+        let holds_object = extension.is_some_and(|extension| EXTENSIONS.contains(&extension));
+        // What a link leads to counts.
+        let is_directory = match entry.file_type() {
+            Ok(kind) if kind.is_symlink() => entry.path().is_dir(),
+            Ok(kind) => kind.is_dir(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(error),
+        };
+        found.push(Entry { name, is_directory, holds_object });
     }
-    Ok(())
+    Ok(found)
+}
+
+/// What a file must say of its namespace.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wanted<'a> {
+    /// Whatever it likes.
+    Any,
+    /// Nothing: the kind has no namespaces.
+    None,
+    /// This one, or nothing, which stands for it.
+    This(&'a str),
 }
 
 /// Opens a file that should hold an object; `None` if it is not there.
@@ -94,19 +123,24 @@ pub(super) fn open(path: &Path) -> Result<Option<Opened>, ReadError> {
 
 impl Opened {
     /// Reads the file, opened at `path`, as an object.
-    pub(super) fn parse<R: Record>(self, path: &Path) -> Result<R, ReadError> {
+    pub(super) fn parse<R: Record>(self, path: &Path, wanted: Wanted<'_>) -> Result<R, ReadError> {
         let mut bytes = Vec::new();
         self.file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(ReadError::Io)?;
         if bytes.len() as u64 > MAX_FILE {
             return Err(ReadError::Problem(Problem::of(path, "it is larger than 1 MiB, which no object is")));
         }
         let modified = Timestamp::from_second(self.stamp.modified.0).unwrap_or(Timestamp::UNIX_EPOCH);
-        parse(path, &bytes, modified).map_err(ReadError::Problem)
+        parse(path, wanted, &bytes, modified).map_err(ReadError::Problem)
     }
 }
 
 /// Reads the content of the file at `path` as an object; `modified` is its creation time if it names none.
-pub(super) fn parse<R: Record>(path: &Path, bytes: &[u8], modified: Timestamp) -> Result<R, Problem> {
+pub(super) fn parse<R: Record>(
+    path: &Path,
+    wanted: Wanted<'_>,
+    bytes: &[u8],
+    modified: Timestamp,
+) -> Result<R, Problem> {
     let mut record: R = serde_path_to_error::deserialize(Deserializer::from_slice(bytes))
         .map_err(|error| syntax_problem(path, error))?;
     let expected_name = path.file_stem().map(|stem| stem.to_string_lossy()).unwrap_or_default();
@@ -134,7 +168,22 @@ pub(super) fn parse<R: Record>(path: &Path, bytes: &[u8], modified: Timestamp) -
             ..Problem::of(path, "no DNS subdomain of at most 250 characters: use a-z, 0-9, '-' and '.'")
         });
     }
+    let namespace = record.namespace();
+    let remedy = match wanted {
+        Wanted::This(wanted) if namespace != wanted && !namespace.is_empty() => {
+            Some(format!("but this directory is for {wanted:?}"))
+        }
+        Wanted::None if !namespace.is_empty() => Some("but the kind has no namespaces: leave it out".to_owned()),
+        Wanted::Any | Wanted::None | Wanted::This(_) => None,
+    };
+    if let Some(remedy) = remedy {
+        let message = format!("{namespace:?}, {remedy}");
+        return Err(Problem { field: Some("metadata.namespace".to_owned()), ..Problem::of(path, &message) });
+    }
     let metadata = record.metadata_mut();
+    if let Wanted::This(namespace) = wanted {
+        metadata.namespace = Some(namespace.to_owned());
+    }
     metadata.creation_timestamp.get_or_insert(Time(modified));
     metadata.resource_version = Some(version(bytes));
     Ok(record)
@@ -169,6 +218,19 @@ pub(super) fn render<R: Record>(path: &Path, record: &R) -> Result<String, Store
         .map_err(|error| StoreError::Unreadable { problem: Problem::of(path, &error.to_string()) })
 }
 
+/// Returns `record` with the status of `other`; `path` is where it lies.
+pub(super) fn with_status<R: Record>(path: &Path, record: &R, other: &R) -> Result<R, StoreError> {
+    let mixed = || {
+        let (mut record, mut other) = (serde_json::to_value(record)?, serde_json::to_value(other)?);
+        if let serde_json::Value::Object(fields) = &mut record {
+            fields.insert("status".to_owned(), other["status"].take());
+        }
+        serde_json::from_value(record)
+    };
+    mixed()
+        .map_err(|error: serde_json::Error| StoreError::Unreadable { problem: Problem::of(path, &error.to_string()) })
+}
+
 /// Returns a new uid.
 pub(super) fn random_uid() -> Result<String, StoreError> {
     let uid = fs::read_to_string(RANDOM_UUID)
@@ -187,10 +249,14 @@ pub(super) fn remove(path: &Path) -> io::Result<bool> {
 
 /// Replaces the file at `path` in `directory` of `root`, whole and lastingly; the caller holds the lock.
 pub(super) fn replace(root: &Path, directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(0o755).create(directory) {
-        Ok(()) => sync_directory(root)?,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(error),
+    // One by one below the root, which is never made.
+    let missing: Vec<&Path> = directory.ancestors().take_while(|above| *above != root).collect();
+    for made in missing.into_iter().rev() {
+        match fs::DirBuilder::new().mode(0o755).create(made) {
+            Ok(()) => sync_directory(made.parent().unwrap_or(root))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
     }
     let temporary = directory.join(TEMPORARY);
     // Left by a writer that was killed: it holds no lock now.

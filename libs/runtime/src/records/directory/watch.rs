@@ -1,6 +1,6 @@
 //! Tells when something in a directory of records changed.
 //!
-//! By inotify on the root and on the directory of each kind. Names that begin with a dot do not count. What inotify
+//! By inotify on the root and on the directory of each kind, and on those of namespaces below it if there are such. Names that begin with a dot do not count. What inotify
 //! cannot see, a root that was replaced or mounted over, is looked for every 500 ms; so is a root that is away.
 
 use std::ffi::OsStr;
@@ -16,6 +16,8 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchDescriptor, WatchMask};
 use tokio::time::{Instant, sleep_until};
 
+use super::{Layout, file};
+
 const POLL: Duration = Duration::from_millis(500);
 /// Holds about a hundred events of names of usual length, and one of the longest.
 const BUFFER: usize = 4096;
@@ -24,6 +26,7 @@ const BUFFER: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Watch {
     root: PathBuf,
+    layout: Layout,
     /// Directories of the kinds that count.
     kinds: &'static [Resource],
     /// `None` while the root is away, or cannot be watched.
@@ -39,6 +42,7 @@ struct Armed {
     /// Device and inode.
     identity: (u64, u64),
     root: WatchDescriptor,
+    layout: Layout,
     kinds: &'static [Resource],
 }
 
@@ -51,9 +55,9 @@ enum Seen {
 }
 
 impl Watch {
-    pub(super) fn new(root: &Path, kinds: &'static [Resource]) -> Self {
+    pub(super) fn new(root: &Path, layout: Layout, kinds: &'static [Resource]) -> Self {
         let mut watch =
-            Self { root: root.to_owned(), kinds, armed: None, next_poll: Instant::now() + POLL, warned: false };
+            Self { root: root.to_owned(), layout, kinds, armed: None, next_poll: Instant::now() + POLL, warned: false };
         watch.arm();
         watch
     }
@@ -100,7 +104,7 @@ impl Watch {
         if identity(&self.root).is_err() {
             return false;
         }
-        match Armed::new(&self.root, self.kinds) {
+        match Armed::new(&self.root, self.layout, self.kinds) {
             Ok(armed) => {
                 self.armed = Some(armed);
                 self.warned = false;
@@ -118,7 +122,7 @@ impl Watch {
 }
 
 impl Armed {
-    fn new(root: &Path, kinds: &'static [Resource]) -> io::Result<Self> {
+    fn new(root: &Path, layout: Layout, kinds: &'static [Resource]) -> io::Result<Self> {
         let identity = identity(root)?;
         let inotify = Inotify::init()?;
         let mask = WatchMask::CREATE
@@ -129,17 +133,29 @@ impl Armed {
             | WatchMask::MOVE_SELF
             | WatchMask::ONLYDIR;
         let descriptor = inotify.watches().add(root, mask)?;
-        let armed = Self { events: inotify.into_event_stream([0; BUFFER])?, identity, root: descriptor, kinds };
+        let armed = Self { events: inotify.into_event_stream([0; BUFFER])?, identity, root: descriptor, layout, kinds };
         armed.watch_kinds(root)?;
         Ok(armed)
     }
 
     /// Watches the directories of the kinds that count, as far as they are there.
     fn watch_kinds(&self, root: &Path) -> io::Result<()> {
-        self.kinds.iter().try_for_each(|kind| self.watch_kind(&root.join(kind.plural)))
+        for kind in self.kinds {
+            let directory = root.join(kind.plural);
+            self.watch_files(&directory)?;
+            if self.layout.has_namespaces(*kind) {
+                let entries = match file::entries(&directory) {
+                    Err(error) if error.kind() == io::ErrorKind::NotADirectory => Vec::new(),
+                    entries => entries?,
+                };
+                let mut namespaces = entries.into_iter().filter(|entry| entry.is_directory);
+                namespaces.try_for_each(|namespace| self.watch_files(&directory.join(namespace.name)))?;
+            }
+        }
+        Ok(())
     }
 
-    fn watch_kind(&self, directory: &Path) -> io::Result<()> {
+    fn watch_files(&self, directory: &Path) -> io::Result<()> {
         let mask = WatchMask::CREATE
             | WatchMask::CLOSE_WRITE
             | WatchMask::MOVED_TO
@@ -149,7 +165,7 @@ impl Armed {
             | WatchMask::ONLYDIR;
         match self.events.watches().add(directory, mask) {
             Ok(_) => Ok(()),
-            // Removed or replaced meanwhile: an event of the root tells.
+            // Removed or replaced meanwhile: an event of the directory above tells.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(()),
             Err(error) => Err(error),
         }
@@ -159,7 +175,7 @@ impl Armed {
     fn take_events(&mut self, first: Option<io::Result<EventOwned>>, root: &Path) -> io::Result<Seen> {
         let mut next = first;
         let mut seen = Seen::Nothing;
-        let mut new_kinds = false;
+        let mut new_directories = false;
         while let Some(event) = next {
             let event = event?;
             let is_root = event.wd == self.root;
@@ -167,14 +183,14 @@ impl Armed {
                 return Ok(Seen::RootGone);
             }
             if event.mask.contains(EventMask::Q_OVERFLOW) {
-                (seen, new_kinds) = (Seen::Change, true);
+                (seen, new_directories) = (Seen::Change, true);
             } else if !event.mask.contains(EventMask::IGNORED) && !event.name.as_deref().is_some_and(is_hidden) {
                 seen = Seen::Change;
-                new_kinds |= is_root;
+                new_directories |= is_root || event.mask.contains(EventMask::ISDIR);
             }
             next = self.events.next().now_or_never().flatten();
         }
-        if new_kinds {
+        if new_directories {
             self.watch_kinds(root)?;
         }
         Ok(seen)

@@ -128,10 +128,6 @@ impl Link {
             Err(_) => Err(Failure::Silent(format!("no answer within {} s", REQUEST.as_secs()))),
         }
     }
-
-    pub(super) fn api(&self, client: Client, resource: Resource) -> Api<DynamicObject> {
-        Api::namespaced_with(client, &self.peer.namespace, &api_resource(resource))
-    }
 }
 
 impl Access {
@@ -215,8 +211,17 @@ impl Access {
     }
 }
 
+/// Returns the way to the objects of a kind in a namespace; `None`: to those of all, or those that have none.
+pub(super) fn api(client: Client, resource: Resource, namespace: Option<&str>) -> Api<DynamicObject> {
+    let resource = api_resource(resource);
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+        None => Api::all_with(client, &resource),
+    }
+}
+
 /// Returns a kind as the client names it.
-pub(super) fn api_resource(resource: Resource) -> ApiResource {
+fn api_resource(resource: Resource) -> ApiResource {
     let (group, version) = resource.api_version.split_once('/').unwrap_or(("", resource.api_version));
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, resource.kind), resource.plural)
 }

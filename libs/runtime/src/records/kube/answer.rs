@@ -4,7 +4,7 @@ use std::error::Error;
 
 use ::kube::core::Status;
 use ::kube::runtime::watcher;
-use culvert_api::{Record, Resource};
+use culvert_api::Resource;
 
 use crate::records::error::StoreError;
 
@@ -54,36 +54,23 @@ pub(super) struct Asked {
     group: &'static str,
     /// `Endpoint west-1`, or `endpoints`.
     object: String,
-    /// Whether objects of the kind belong to a namespace.
-    is_namespaced: bool,
+    /// `None`: in all, or the kind has none.
+    namespace: Option<Box<str>>,
 }
 
 impl Asked {
-    pub(super) fn of<R: Record>(verb: &'static str, record: &R) -> Self {
-        Self::by_name::<R>(verb, record.name())
+    pub(super) fn named(verb: &'static str, resource: Resource, namespace: Option<&str>, name: &str) -> Self {
+        Self { object: format!("{} {name}", resource.kind), ..Self::all(verb, resource, namespace) }
     }
 
-    pub(super) fn by_name<R: Record>(verb: &'static str, name: &str) -> Self {
-        Self::named(verb, R::RESOURCE, name)
-    }
-
-    pub(super) fn named(verb: &'static str, resource: Resource, name: &str) -> Self {
-        Self { object: format!("{} {name}", resource.kind), ..Self::all(verb, resource) }
-    }
-
-    pub(super) fn all(verb: &'static str, resource: Resource) -> Self {
+    pub(super) fn all(verb: &'static str, resource: Resource, namespace: Option<&str>) -> Self {
         Self {
             verb,
             resource: resource.plural.to_owned(),
             group: resource.api_version.split('/').next().unwrap_or_default(),
             object: resource.plural.to_owned(),
-            is_namespaced: true,
+            namespace: namespace.map(Into::into),
         }
-    }
-
-    /// Makes it about a kind whose objects belong to no namespace.
-    pub(super) fn cluster_wide(self) -> Self {
-        Self { is_namespaced: false, ..self }
     }
 
     /// Makes it the object's status alone.
@@ -117,8 +104,8 @@ impl Failure {
     }
 
     pub(super) fn explained(self, asked: &Asked, peer: &Peer) -> StoreError {
-        let Asked { verb, resource, group, object, is_namespaced } = asked;
-        let Peer { server, namespace, remedy } = peer.clone();
+        let Asked { verb, resource, group, object, namespace } = asked;
+        let Peer { server, namespace: _, remedy } = peer.clone();
         let status = match self {
             Self::Status(status) => status,
             Self::Silent(cause) => return StoreError::Unreachable { server, cause },
@@ -131,12 +118,12 @@ impl Failure {
                 // Not always what was asked for: to apply what is not there is to create it.
                 verb: word_after(&status.message, " cannot ").unwrap_or(verb).into(),
                 resource: quoted_after(&status.message, "resource ").unwrap_or(resource).into(),
-                namespace: is_namespaced.then(|| namespace.into()),
+                namespace: namespace.clone(),
                 server,
             },
             404 if names_no_object(&status) => {
                 let way_out = match *group {
-                    "submariner.io" => "apply the CRDs of deploy/crds",
+                    "submariner.io" | "multicluster.x-k8s.io" => "apply the CRDs of deploy/crds",
                     _ => "install what brings them",
                 };
                 refused(format!("it has no {resource} of {group}: {way_out}"))
@@ -185,7 +172,7 @@ pub(super) fn cause_of(error: &dyn Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use culvert_api::Endpoint;
+    use culvert_api::{Endpoint, Record as _};
     use serde_json::json;
 
     use super::*;
@@ -195,7 +182,7 @@ mod tests {
     }
 
     fn text(failure: Failure) -> String {
-        let asked = Asked::by_name::<Endpoint>("update", "west-1");
+        let asked = Asked::named("update", Endpoint::RESOURCE, Some("submariner-operator"), "west-1");
         failure.explained(&asked, &peer()).to_string()
     }
 
@@ -227,8 +214,9 @@ mod tests {
 
     #[test]
     fn a_kind_without_namespaces_is_forbidden_in_the_whole_cluster() {
-        let ippools = Resource { api_version: "projectcalico.org/v3", kind: "IPPool", plural: "ippools" };
-        let asked = || Asked::named("create", ippools, "a").cluster_wide();
+        let ippools =
+            Resource { api_version: "projectcalico.org/v3", kind: "IPPool", plural: "ippools", is_namespaced: false };
+        let asked = || Asked::named("create", ippools, None, "a");
         let forbidden = failure(json!({"code": 403, "reason": "Forbidden", "message": "no"}));
         let words = forbidden.explained(&asked(), &peer()).to_string();
         assert!(words.contains("this account may not create ippools in the whole cluster: give it a role"), "{words}");
@@ -256,7 +244,7 @@ mod tests {
     fn a_server_that_is_not_well_counts_as_away() {
         for code in [429, 500, 503] {
             let error = failure(json!({"code": code, "message": "wait"}));
-            let error = error.explained(&Asked::all("list", Endpoint::RESOURCE), &peer());
+            let error = error.explained(&Asked::all("list", Endpoint::RESOURCE, None), &peer());
             assert!(error.is_away(), "{error}");
         }
         let silent = text(Failure::Silent("connection refused".to_owned()));

@@ -1,7 +1,7 @@
 //! What was seen of one kind: the last listing, and every change since.
 //!
-//! An object is read as its Rust type when it is first asked for, and held in one form only. Of other managers' fields
-//! nothing is kept but the object's own content.
+//! An object is read as its Rust type when it is first asked for, or from its arrival on ([`Cache::read_as`]), and held in
+//! one form only. Of other managers' fields nothing is kept but the object's own content.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -16,6 +16,10 @@ use tokio::sync::watch;
 use super::object::{self, Current};
 use crate::records::Listing;
 use crate::records::error::Problem;
+use crate::records::key::Key;
+
+/// Where `kubectl apply` keeps the whole object once more.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// All that is seen of a kind.
 #[derive(Debug)]
@@ -29,10 +33,12 @@ pub(super) struct Cache {
 
 #[derive(Debug, Default)]
 struct State {
-    /// By name; `None` until a listing was complete.
-    objects: Option<BTreeMap<String, Held>>,
+    /// `None` until a listing was complete.
+    objects: Option<BTreeMap<Key, Held>>,
     /// The listing that is under way.
-    coming: BTreeMap<String, Held>,
+    coming: BTreeMap<Key, Held>,
+    /// How objects are read from their arrival on.
+    reader: Option<Reader>,
     /// The resource version of the last change that the watch told; empty since a listing.
     told: String,
     outage: Option<Outage>,
@@ -57,8 +63,18 @@ struct Held {
 enum Content {
     /// JSON: there may be thousands that nobody asks for.
     Raw(Box<str>),
-    /// `Result<R, Problem>` of the cache's kind.
-    Parsed(Box<dyn Any + Send + Sync>),
+    Parsed(Parsed),
+}
+
+/// `Result<R, Problem>` of the cache's kind.
+type Parsed = Box<dyn Any + Send + Sync>;
+
+/// What is known of the cache's kind.
+#[derive(Clone, Copy, Debug)]
+struct Reader {
+    parse: fn(DynamicObject, &str) -> Parsed,
+    /// Tells whether an object is the same in all but its version.
+    is_same: fn(&Parsed, &Parsed) -> bool,
 }
 
 impl Cache {
@@ -79,8 +95,8 @@ impl Cache {
                 (false, None)
             }
             Event::InitApply(object) => {
-                let (name, held) = Held::of(object, &self.manager);
-                state.coming.insert(name, held);
+                let (key, held) = Held::of(object, &self.manager, state.reader);
+                state.coming.insert(key, held);
                 (false, None)
             }
             Event::InitDone => {
@@ -129,9 +145,24 @@ impl Cache {
         }
     }
 
+    /// Has objects read as `R` from their arrival on, and those that are here now. A change that `R` does not show counts as
+    /// none then.
+    pub(super) fn read_as<R: Record>(&self) {
+        let mut state = self.state();
+        if state.reader.is_some() {
+            return;
+        }
+        let reader = Reader { parse: parse_lean::<R>, is_same: is_same::<R> };
+        state.reader = Some(reader);
+        let State { objects, coming, .. } = &mut *state;
+        for (key, held) in coming.iter_mut().chain(objects.iter_mut().flatten()) {
+            held.ensure_read(reader.parse, &key.namespace);
+        }
+    }
+
     /// Takes out an object that was deleted.
-    pub(super) fn forget(&self, name: &str) {
-        let forgotten = self.state().objects.as_mut().and_then(|objects| objects.remove(name));
+    pub(super) fn forget(&self, key: &Key) {
+        let forgotten = self.state().objects.as_mut().and_then(|objects| objects.remove(key));
         if forgotten.is_some() {
             self.revision.send_modify(|revision| *revision += 1);
         }
@@ -141,26 +172,26 @@ impl Cache {
         self.state().outage.clone()
     }
 
-    /// Returns all objects, sorted by name; `None` before the first listing was complete.
-    pub(super) fn listing<R: Record>(&self, namespace: &str) -> Option<Listing<R>> {
+    /// Returns all objects, sorted by namespace and name; `None` before the first listing was complete.
+    pub(super) fn listing<R: Record>(&self) -> Option<Listing<R>> {
         let mut state = self.state();
         let mut listing = Listing { records: Vec::new(), problems: Vec::new() };
-        for held in state.objects.as_mut()?.values_mut() {
-            match held.parsed::<R>(namespace) {
-                Ok(record) => listing.records.push(record),
-                Err(problem) => listing.problems.push(problem),
+        for (key, held) in state.objects.as_mut()? {
+            match held.read::<R>(&key.namespace) {
+                Ok(record) => listing.records.push(record.clone()),
+                Err(problem) => listing.problems.push(problem.clone()),
             }
         }
         Some(listing)
     }
 
     /// Returns an object for comparison, or that there is none; `None` if what was seen may be old, or is not understood.
-    pub(super) fn current<R: Record>(&self, name: &str) -> Option<Option<Current>> {
+    pub(super) fn current<R: Record>(&self, key: &Key) -> Option<Option<Current>> {
         let state = self.state();
         if state.outage.is_some() {
             return None;
         }
-        match state.objects.as_ref()?.get(name) {
+        match state.objects.as_ref()?.get(key) {
             Some(held) => held.current::<R>().map(Some),
             None => Some(None),
         }
@@ -176,44 +207,56 @@ impl State {
     /// Takes an object unless a newer state of it is known; tells whether something changed.
     fn see(&mut self, object: DynamicObject, manager: &str) -> bool {
         let Some(objects) = &mut self.objects else { return false };
-        let (name, held) = Held::of(object, manager);
-        let is_news = objects.get(&name).is_none_or(|known| is_older(&known.version, &held.version));
-        if is_news {
-            objects.insert(name, held);
+        let (key, held) = Held::of(object, manager, self.reader);
+        let known = objects.get(&key);
+        if known.is_some_and(|known| !is_older(&known.version, &held.version)) {
+            return false;
         }
-        is_news
+        let changed = match (self.reader, known.map(|known| &known.content), &held.content) {
+            (Some(reader), Some(Content::Parsed(known)), Content::Parsed(now)) => !(reader.is_same)(known, now),
+            _ => true,
+        };
+        objects.insert(key, held);
+        changed
     }
 
     fn remove(&mut self, object: &DynamicObject) -> bool {
         let Some(objects) = &mut self.objects else { return false };
-        let name = object.metadata.name.as_deref().unwrap_or_default();
-        let is_news = objects.get(name).is_some_and(|known| is_older(&known.version, version_of(object)));
+        let key = key_of(object);
+        let is_news = objects.get(&key).is_some_and(|known| is_older(&known.version, version_of(object)));
         if is_news {
-            objects.remove(name);
+            objects.remove(&key);
         }
         is_news
     }
 }
 
 impl Held {
-    fn of(mut object: DynamicObject, manager: &str) -> (String, Self) {
+    fn of(mut object: DynamicObject, manager: &str, reader: Option<Reader>) -> (Key, Self) {
         let owned = object::take_owned(&mut object, manager).iter().map(|fields| fields.to_string().into()).collect();
-        let name = object.metadata.name.clone().unwrap_or_default();
+        let key = key_of(&object);
         let version = version_of(&object).to_owned();
-        let text = serde_json::to_string(&object).expect("what was read as JSON is written as JSON");
-        (name, Self { version, owned, content: Content::Raw(text.into()) })
+        let content = match reader {
+            Some(reader) => Content::Parsed((reader.parse)(object, &key.namespace)),
+            None => {
+                let text = serde_json::to_string(&object).expect("what was read as JSON is written as JSON");
+                Content::Raw(text.into())
+            }
+        };
+        (key, Self { version, owned, content })
     }
 
-    fn parsed<R: Record>(&mut self, namespace: &str) -> Result<R, Problem> {
+    fn ensure_read(&mut self, parse: fn(DynamicObject, &str) -> Parsed, namespace: &str) {
         if let Content::Raw(text) = &self.content {
             let object = serde_json::from_str(text).expect("it was written from an object");
-            let parsed: Result<R, Problem> = object::parse(object, namespace);
-            self.content = Content::Parsed(Box::new(parsed));
+            self.content = Content::Parsed(parse(object, namespace));
         }
+    }
+
+    fn read<R: Record>(&mut self, namespace: &str) -> &Result<R, Problem> {
+        self.ensure_read(parse::<R>, namespace);
         match &self.content {
-            Content::Parsed(parsed) => {
-                parsed.downcast_ref::<Result<R, Problem>>().expect("a cache has one kind only").clone()
-            }
+            Content::Parsed(parsed) => parsed.downcast_ref().expect("a cache has one kind only"),
             Content::Raw(_) => unreachable!("it has just been parsed"),
         }
     }
@@ -229,6 +272,36 @@ impl Held {
         let owned = self.owned.iter().map(|fields| serde_json::from_str(fields)).collect::<Result<_, _>>().ok()?;
         Some(Current { value, owned })
     }
+}
+
+fn parse<R: Record>(object: DynamicObject, namespace: &str) -> Parsed {
+    let parsed: Result<R, Problem> = object::parse(object, namespace);
+    Box::new(parsed)
+}
+
+/// As [`parse`], without what nobody asks for.
+fn parse_lean<R: Record>(mut object: DynamicObject, namespace: &str) -> Parsed {
+    if let Some(annotations) = &mut object.metadata.annotations {
+        annotations.remove(LAST_APPLIED);
+    }
+    parse::<R>(object, namespace)
+}
+
+fn is_same<R: Record>(one: &Parsed, other: &Parsed) -> bool {
+    match (one.downcast_ref::<Result<R, Problem>>(), other.downcast_ref::<Result<R, Problem>>()) {
+        (Some(Ok(one)), Some(Ok(other))) => {
+            let mut one = one.clone();
+            one.metadata_mut().resource_version.clone_from(&other.metadata().resource_version);
+            one == *other
+        }
+        (Some(one), Some(other)) => one == other,
+        (None, _) | (_, None) => false,
+    }
+}
+
+fn key_of(object: &DynamicObject) -> Key {
+    let text = |part: &Option<String>| part.as_deref().unwrap_or_default().into();
+    Key { namespace: text(&object.metadata.namespace), name: text(&object.metadata.name) }
 }
 
 fn version_of(object: &DynamicObject) -> &str {
@@ -247,126 +320,4 @@ fn is_older(one: &str, other: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use culvert_api::Cluster;
-    use serde_json::json;
-
-    use super::*;
-
-    fn object(name: &str, version: u32, id: &str) -> DynamicObject {
-        let value = json!({
-            "apiVersion": "submariner.io/v1",
-            "kind": "Cluster",
-            "metadata": {"name": name, "resourceVersion": version.to_string()},
-            "spec": {"cluster_id": id},
-        });
-        serde_json::from_value(value).unwrap()
-    }
-
-    fn listed(objects: &[(&str, u32, &str)]) -> Cache {
-        let cache = Cache::new("us");
-        list(&cache, objects);
-        cache
-    }
-
-    fn list(cache: &Cache, objects: &[(&str, u32, &str)]) {
-        cache.handle(Event::Init);
-        for (name, version, id) in objects {
-            cache.handle(Event::InitApply(object(name, *version, id)));
-        }
-        cache.handle(Event::InitDone);
-    }
-
-    fn ids(cache: &Cache) -> Vec<String> {
-        let listing = cache.listing::<Cluster>("n").unwrap();
-        listing.records.into_iter().map(|record| record.spec.cluster_id).collect()
-    }
-
-    #[test]
-    fn nothing_is_listed_before_the_first_listing_is_complete() {
-        let cache = Cache::new("us");
-        cache.handle(Event::Init);
-        cache.handle(Event::InitApply(object("a", 1, "a")));
-        assert!(cache.listing::<Cluster>("n").is_none());
-
-        cache.handle(Event::InitDone);
-
-        assert_eq!(ids(&cache), ["a"]);
-    }
-
-    #[test]
-    fn changes_are_seen_and_what_a_new_listing_lacks_is_gone() {
-        let cache = listed(&[("b", 1, "b"), ("a", 2, "a")]);
-        cache.handle(Event::Apply(object("c", 3, "c")));
-        cache.handle(Event::Delete(object("b", 4, "b")));
-        assert_eq!(ids(&cache), ["a", "c"]);
-
-        list(&cache, &[("c", 3, "c")]);
-
-        assert_eq!(ids(&cache), ["c"]);
-    }
-
-    #[test]
-    fn a_write_of_ones_own_is_not_undone_by_older_news() {
-        let cache = listed(&[("a", 5, "first")]);
-        cache.see(object("a", 100, "second"));
-        cache.handle(Event::Apply(object("a", 99, "before")));
-        cache.handle(Event::Delete(object("a", 98, "before")));
-        assert_eq!(ids(&cache), ["second"]);
-        cache.handle(Event::Apply(object("a", 101, "third")));
-        assert_eq!(ids(&cache), ["third"]);
-    }
-
-    #[test]
-    fn a_write_that_somebody_has_undone_meanwhile_is_not_seen() {
-        let cache = listed(&[]);
-        cache.handle(Event::Apply(object("a", 100, "ours")));
-        cache.handle(Event::Delete(object("a", 101, "ours")));
-        cache.see(object("a", 100, "ours"));
-        assert!(ids(&cache).is_empty());
-        cache.see(object("a", 102, "again"));
-        assert_eq!(ids(&cache), ["again"]);
-    }
-
-    #[test]
-    fn a_server_that_was_restored_from_an_older_state_is_believed() {
-        let cache = listed(&[("a", 500, "new")]);
-        list(&cache, &[("a", 7, "old")]);
-        assert_eq!(ids(&cache), ["old"]);
-    }
-
-    #[test]
-    fn an_outage_keeps_what_was_seen_and_rings_when_it_begins_and_ends() {
-        let cache = listed(&[("a", 1, "a")]);
-        let mut seen = cache.subscribe();
-        let start = Timestamp::from_second(1_700_000_000).unwrap();
-        assert!(cache.fail("refused".to_owned(), start));
-        assert!(!cache.fail("refused".to_owned(), Timestamp::MAX));
-        assert_eq!(cache.outage(), Some(Outage { since: start, cause: "refused".to_owned() }));
-        assert!(seen.has_changed().unwrap());
-        seen.mark_unchanged();
-        assert_eq!(ids(&cache), ["a"]);
-        assert!(cache.current::<Cluster>("a").is_none(), "what was seen may be old");
-
-        cache.handle(Event::Init);
-        assert!(cache.outage().is_some(), "it has only been asked for");
-        cache.handle(Event::InitDone);
-
-        assert!(cache.outage().is_none() && seen.has_changed().unwrap());
-    }
-
-    #[test]
-    fn an_object_that_is_not_understood_hides_no_other() {
-        let mut bad = object("bad", 2, "x");
-        bad.data = json!({"spec": {"cluster_id": {"no": "text"}}});
-        let cache = listed(&[("a", 1, "a")]);
-        cache.handle(Event::Apply(bad));
-
-        let listing = cache.listing::<Cluster>("n").unwrap();
-
-        assert_eq!(listing.records.len(), 1);
-        assert_eq!(listing.problems[0].name(), Some("bad"));
-        let text = listing.problems[0].to_string();
-        assert!(text.starts_with("Cluster n/bad: spec.cluster_id: "), "{text}");
-    }
-}
+mod tests;

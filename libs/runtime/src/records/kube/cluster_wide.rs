@@ -9,7 +9,7 @@ use ::kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, P
 use culvert_api::Resource;
 use serde_json::Value;
 
-use super::access::{Link, api_resource};
+use super::access::{Link, api};
 use super::answer::{Asked, Failure};
 use crate::records::error::StoreError;
 
@@ -40,7 +40,7 @@ impl ClusterWide {
                 Ok(Some(list.items.into_iter().map(|one| serde_json::to_value(one).unwrap_or_default()).collect()))
             }
             Err(failure) if failure.is_missing_kind() => Ok(None),
-            Err(failure) => Err(self.explained(failure, Asked::all("list", self.resource))),
+            Err(failure) => Err(self.explained(failure, &Asked::all("list", self.resource, None))),
         }
     }
 
@@ -51,14 +51,14 @@ impl ClusterWide {
     /// As the type's, and [`StoreError::Exists`].
     pub async fn create(&self, object: &Value) -> Result<(), StoreError> {
         let (kind, name) = (self.resource.kind, object["metadata"]["name"].as_str().unwrap_or_default());
-        let asked = Asked::named("create", self.resource, name);
+        let asked = Asked::named("create", self.resource, None, name);
         let typed: DynamicObject = serde_json::from_value(object.clone())
-            .map_err(|error| self.explained(Failure::Silent(error.to_string()), asked.clone()))?;
+            .map_err(|error| self.explained(Failure::Silent(error.to_string()), &asked))?;
         let parameters = PostParams { field_manager: Some(self.manager.clone()), ..PostParams::default() };
         match self.ask(async |api| api.create(&parameters, &typed).await).await {
             Ok(_) => Ok(()),
             Err(failure) if failure.is_conflict() => Err(StoreError::Exists { kind, name: name.to_owned() }),
-            Err(failure) => Err(self.explained(failure, asked)),
+            Err(failure) => Err(self.explained(failure, &asked)),
         }
     }
 
@@ -70,7 +70,7 @@ impl ClusterWide {
     pub async fn merge(&self, name: &str, fields: &Value) -> Result<(), StoreError> {
         let parameters = PatchParams { field_manager: Some(self.manager.clone()), ..PatchParams::default() };
         let answer = self.ask(async |api| api.patch(name, &parameters, &Patch::Merge(fields)).await).await;
-        answer.map(drop).map_err(|failure| self.explained(failure, Asked::named("patch", self.resource, name)))
+        answer.map(drop).map_err(|failure| self.explained(failure, &Asked::named("patch", self.resource, None, name)))
     }
 
     /// Deletes an object; `false` if it was not there.
@@ -82,16 +82,15 @@ impl ClusterWide {
         match self.ask(async |api| api.delete(name, &DeleteParams::default()).await).await {
             Ok(_) => Ok(true),
             Err(failure) if failure.is_missing_object() => Ok(false),
-            Err(failure) => Err(self.explained(failure, Asked::named("delete", self.resource, name))),
+            Err(failure) => Err(self.explained(failure, &Asked::named("delete", self.resource, None, name))),
         }
     }
 
     async fn ask<T>(&self, request: impl AsyncFnOnce(Api<DynamicObject>) -> ::kube::Result<T>) -> Result<T, Failure> {
-        let resource = api_resource(self.resource);
-        self.link.ask(async |client| request(Api::all_with(client, &resource)).await).await
+        self.link.ask(async |client| request(api(client, self.resource, None)).await).await
     }
 
-    fn explained(&self, failure: Failure, asked: Asked) -> StoreError {
-        failure.explained(&asked.cluster_wide(), &self.link.peer)
+    fn explained(&self, failure: Failure, asked: &Asked) -> StoreError {
+        failure.explained(asked, &self.link.peer)
     }
 }

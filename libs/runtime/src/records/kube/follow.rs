@@ -18,7 +18,7 @@ use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::access::Link;
+use super::access::{self, Link};
 use super::answer::{Asked, Failure};
 use super::cache::Cache;
 use crate::reconcile::Backoff;
@@ -27,15 +27,22 @@ use crate::reconcile::Backoff;
 const WATCH: u32 = 60;
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-/// Follows a kind until dropped.
-pub(super) async fn run(link: Arc<Link>, resource: Resource, cache: Arc<Cache>) {
+/// For each page of a listing: as JSON trees a hundred pods take some megabytes, for as long as they are read.
+const PAGE: u32 = 100;
+
+/// Follows a kind in a namespace, or in all, until dropped.
+pub(super) async fn run(link: Arc<Link>, resource: Resource, namespace: Option<String>, cache: Arc<Cache>) {
+    let config = || match namespace {
+        Some(_) => watcher::Config::default().timeout(WATCH),
+        None => watcher::Config::default().timeout(WATCH).page_size(PAGE),
+    };
     let mut backoff = Backoff::default();
     let mut revived = link.revived.subscribe();
     loop {
         let began = Instant::now();
         let failure = match link.client().await {
             Ok(client) => {
-                let mut events = pin!(watcher(link.api(client, resource), watcher::Config::default().timeout(WATCH)));
+                let mut events = pin!(watcher(access::api(client, resource, namespace.as_deref()), config()));
                 loop {
                     match events.next().await {
                         Some(Ok(event)) => {
@@ -56,7 +63,7 @@ pub(super) async fn run(link: Arc<Link>, resource: Resource, cache: Arc<Cache>) 
             Err(cause) => Failure::Silent(cause),
         };
         if !failure.is_too_old() {
-            let asked = Asked::all("watch", resource);
+            let asked = Asked::all("watch", resource, namespace.as_deref());
             let error = failure.explained(&asked, &link.peer).to_string();
             if cache.fail(error.clone(), Timestamp::now()) {
                 tracing::warn!(server = %link.peer.server, resource = resource.plural, error,

@@ -23,6 +23,10 @@ impl Current {
         let owned = take_owned(&mut object, manager);
         Self { value: serde_json::to_value(object).unwrap_or_default(), owned }
     }
+
+    pub(super) fn uid(&self) -> Option<&str> {
+        self.value["metadata"]["uid"].as_str()
+    }
 }
 
 /// Takes the managed fields out of an object and returns those that `manager` has applied.
@@ -57,7 +61,8 @@ pub(super) fn parse<R: Record>(mut object: DynamicObject, namespace: &str) -> Re
 }
 
 fn place<R: Record>(namespace: &str, name: &str) -> Place {
-    Place::Object { kind: R::KIND, path: format!("{namespace}/{name}").into() }
+    let path = if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") };
+    Place::Object { kind: R::KIND, path: path.into() }
 }
 
 /// Returns the object that a POST takes.
@@ -84,7 +89,7 @@ pub(super) fn to_apply<R: Record>(record: &R, namespace: &str) -> Value {
 fn own_metadata<R: Record>(record: &R, namespace: &str) -> ObjectMeta {
     ObjectMeta {
         name: record.metadata().name.clone(),
-        namespace: Some(namespace.to_owned()),
+        namespace: Some(namespace.to_owned()).filter(|namespace| !namespace.is_empty()),
         labels: record.metadata().labels.clone(),
         annotations: record.metadata().annotations.clone(),
         ..ObjectMeta::default()
@@ -135,8 +140,23 @@ pub(super) fn leave_to_others(wanted: &mut Value, current: &Current) {
 }
 
 /// Tells whether an apply would change anything: a field that stands otherwise, or one of ours that is no longer wanted.
+/// What has no status says nothing of it.
 pub(super) fn would_change(wanted: &Value, current: &Current) -> bool {
-    !stands(wanted, Some(&current.value)) || !current.owned.iter().all(|owned| covers(wanted, owned))
+    let is_covered = |owned: &Value| match owned {
+        Value::Object(owned) => owned.iter().all(|(key, below)| match key.as_str() {
+            "f:status" if wanted.get("status").is_none() => true,
+            _ => covers_field(wanted, key, below),
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => true,
+    };
+    !stands(wanted, Some(&current.value)) || !current.owned.iter().all(is_covered)
+}
+
+/// As [`would_change`], of the status alone.
+pub(super) fn status_would_change(wanted: &Value, current: &Current) -> bool {
+    let status = &wanted["status"];
+    let is_other = !status.is_null() && !stands(status, current.value.get("status"));
+    is_other || !current.owned.iter().all(|owned| covers(status, &owned["f:status"]))
 }
 
 /// Tells whether all fields of `wanted` are in `found` with the same values. Lists are compared as a whole.
@@ -159,11 +179,15 @@ fn stands(wanted: &Value, found: Option<&Value>) -> bool {
 /// Tells whether `wanted` has all fields that were applied before, by their `fieldsV1`.
 fn covers(wanted: &Value, owned: &Value) -> bool {
     let Value::Object(owned) = owned else { return true };
-    owned.iter().all(|(key, below)| match key.strip_prefix("f:") {
+    owned.iter().all(|(key, below)| covers_field(wanted, key, below))
+}
+
+fn covers_field(wanted: &Value, key: &str, below: &Value) -> bool {
+    match key.strip_prefix("f:") {
         Some(field) => wanted.get(field).is_some_and(|value| covers(value, below)),
         // The field itself (`.`), and items of lists that are merged: no record of ours has such.
         None => true,
-    })
+    }
 }
 
 /// Tells whether the server has taken the status.
@@ -171,14 +195,18 @@ pub(super) fn status_stands(wanted: &Value, written: &DynamicObject) -> bool {
     wanted.get("status").is_none_or(|status| stands(status, written.data.get("status")))
 }
 
-/// Returns the part of an object that its status endpoint takes.
-pub(super) fn status_only(wanted: &Value) -> Value {
-    json!({
+/// Returns the part of an object that its status endpoint takes; with a uid, of no other object of that name.
+pub(super) fn status_only(wanted: &Value, uid: Option<&str>) -> Value {
+    let metadata =
+        json!({"name": wanted["metadata"]["name"], "namespace": wanted["metadata"]["namespace"], "uid": uid});
+    let mut only = json!({
         "apiVersion": wanted["apiVersion"],
         "kind": wanted["kind"],
-        "metadata": {"name": wanted["metadata"]["name"], "namespace": wanted["metadata"]["namespace"]},
+        "metadata": metadata,
         "status": wanted["status"],
-    })
+    });
+    strip_nulls(&mut only);
+    only
 }
 
 #[cfg(test)]

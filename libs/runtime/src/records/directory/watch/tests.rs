@@ -29,7 +29,7 @@ fn store() -> tempfile::TempDir {
 #[tokio::test]
 async fn a_change_before_the_call_is_not_lost_and_counts_once() {
     let root = store();
-    let mut watch = Watch::new(root.path(), KINDS);
+    let mut watch = Watch::new(root.path(), Layout::Flat, KINDS);
     fs::write(root.path().join("endpoints/a.yaml"), "a").unwrap();
     fs::write(root.path().join("endpoints/b.yaml"), "b").unwrap();
 
@@ -41,7 +41,7 @@ async fn a_change_before_the_call_is_not_lost_and_counts_once() {
 async fn replacing_editing_and_deleting_are_changes() {
     let root = store();
     let (file, temporary) = (root.path().join("endpoints/a.yaml"), root.path().join("endpoints/.tmp"));
-    let mut watch = Watch::new(root.path(), KINDS);
+    let mut watch = Watch::new(root.path(), Layout::Flat, KINDS);
 
     fs::write(&temporary, "a").unwrap();
     fs::rename(&temporary, &file).unwrap();
@@ -58,7 +58,7 @@ async fn replacing_editing_and_deleting_are_changes() {
 #[tokio::test]
 async fn dotfiles_are_no_change() {
     let root = store();
-    let mut watch = Watch::new(root.path(), KINDS);
+    let mut watch = Watch::new(root.path(), Layout::Flat, KINDS);
     fs::write(root.path().join(".lock"), "").unwrap();
     fs::write(root.path().join("endpoints/.tmp"), "").unwrap();
 
@@ -69,7 +69,7 @@ async fn dotfiles_are_no_change() {
 async fn other_kinds_do_not_count() {
     let root = store();
     fs::create_dir(root.path().join("leases")).unwrap();
-    let mut watch = Watch::new(root.path(), KINDS);
+    let mut watch = Watch::new(root.path(), Layout::Flat, KINDS);
     fs::write(root.path().join("leases/a.yaml"), "a").unwrap();
 
     assert_quiet(&mut watch).await;
@@ -78,7 +78,7 @@ async fn other_kinds_do_not_count() {
 #[tokio::test]
 async fn a_new_kind_is_watched_from_its_making() {
     let root = store();
-    let mut watch = Watch::new(root.path(), KINDS);
+    let mut watch = Watch::new(root.path(), Layout::Flat, KINDS);
     fs::create_dir(root.path().join("clusters")).unwrap();
     assert_changed(&mut watch).await;
 
@@ -90,7 +90,7 @@ async fn a_new_kind_is_watched_from_its_making() {
 async fn a_root_that_comes_back_is_a_change_and_is_watched() {
     let parent = tempfile::tempdir().unwrap();
     let root = parent.path().join("store");
-    let mut watch = Watch::new(&root, KINDS);
+    let mut watch = Watch::new(&root, Layout::Flat, KINDS);
     assert_quiet(&mut watch).await;
 
     fs::create_dir_all(root.join("endpoints")).unwrap();
@@ -105,7 +105,7 @@ async fn a_root_that_goes_away_is_a_change() {
     let parent = tempfile::tempdir().unwrap();
     let root = parent.path().join("store");
     fs::create_dir(&root).unwrap();
-    let mut watch = Watch::new(&root, KINDS);
+    let mut watch = Watch::new(&root, Layout::Flat, KINDS);
 
     fs::rename(&root, parent.path().join("elsewhere")).unwrap();
     assert_changed(&mut watch).await;
@@ -120,7 +120,7 @@ async fn a_root_replaced_unseen_is_a_change() {
     let parent = tempfile::tempdir().unwrap();
     let root = parent.path().join("above/store");
     fs::create_dir_all(&root).unwrap();
-    let mut watch = Watch::new(&root, KINDS);
+    let mut watch = Watch::new(&root, Layout::Flat, KINDS);
 
     // No event tells of a move further up.
     fs::rename(parent.path().join("above"), parent.path().join("elsewhere")).unwrap();
@@ -135,7 +135,7 @@ async fn a_root_replaced_unseen_is_a_change() {
 async fn polling_goes_on_under_a_caller_that_always_cancels() {
     let parent = tempfile::tempdir().unwrap();
     let root = parent.path().join("store");
-    let mut watch = Watch::new(&root, KINDS);
+    let mut watch = Watch::new(&root, Layout::Flat, KINDS);
     fs::create_dir(&root).unwrap();
 
     let cancelled = async { while timeout(SHORT, watch.changed()).await.is_err() {} };
@@ -146,7 +146,7 @@ async fn polling_goes_on_under_a_caller_that_always_cancels() {
 #[tokio::test]
 async fn an_overflow_is_a_change_and_finds_new_kinds() {
     let root = store();
-    let mut watch = Watch::new(root.path(), KINDS);
+    let mut watch = Watch::new(root.path(), Layout::Flat, KINDS);
     let limit: usize = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap().trim().parse().unwrap();
     // Equal neighbours are merged, so two names take turns.
     let files = ["a.yaml", "b.yaml"].map(|name| root.path().join("endpoints").join(name));
@@ -160,4 +160,45 @@ async fn an_overflow_is_a_change_and_finds_new_kinds() {
 
     fs::write(root.path().join("clusters/a.yaml"), "a").unwrap();
     assert_changed(&mut watch).await;
+}
+
+#[tokio::test]
+async fn directories_of_namespaces_are_watched_from_their_making() {
+    let root = store();
+    fs::create_dir(root.path().join("endpoints/shop")).unwrap();
+    let mut watch = Watch::new(root.path(), Layout::ByNamespace, KINDS);
+    fs::write(root.path().join("endpoints/shop/a.yaml"), "a").unwrap();
+    assert_changed(&mut watch).await;
+
+    fs::create_dir(root.path().join("endpoints/other")).unwrap();
+    assert_changed(&mut watch).await;
+    fs::write(root.path().join("endpoints/other/a.yaml"), "a").unwrap();
+    assert_changed(&mut watch).await;
+
+    fs::create_dir_all(root.path().join("clusters/shop")).unwrap();
+    assert_changed(&mut watch).await;
+    // What is made before its directory is watched belongs to the change that was just told.
+    fs::write(root.path().join("clusters/shop/a.yaml"), "a").unwrap();
+    assert_changed(&mut watch).await;
+
+    fs::rename(root.path().join("endpoints/other"), root.path().join("endpoints/third")).unwrap();
+    assert_changed(&mut watch).await;
+    fs::remove_dir_all(root.path().join("endpoints/shop")).unwrap();
+    assert_changed(&mut watch).await;
+    fs::create_dir(root.path().join("endpoints/shop")).unwrap();
+    assert_changed(&mut watch).await;
+    fs::write(root.path().join("endpoints/shop/.tmp"), "a").unwrap();
+    assert_quiet(&mut watch).await;
+    fs::write(root.path().join("endpoints/shop/a.yaml"), "a").unwrap();
+    assert_changed(&mut watch).await;
+}
+
+#[tokio::test]
+async fn directories_below_the_kinds_are_nothing_where_there_are_no_namespaces() {
+    let root = store();
+    fs::create_dir(root.path().join("endpoints/shop")).unwrap();
+    let mut watch = Watch::new(root.path(), Layout::Flat, KINDS);
+    fs::write(root.path().join("endpoints/shop/a.yaml"), "a").unwrap();
+
+    assert_quiet(&mut watch).await;
 }

@@ -145,6 +145,41 @@ fn a_status_that_the_server_left_out_is_seen() {
     left_out.data.as_object_mut().unwrap().remove("status");
 
     assert!(status_stands(&wanted, &taken) && !status_stands(&wanted, &left_out));
-    assert_eq!(status_only(&wanted)["status"], wanted["status"]);
+    assert_eq!(status_only(&wanted, None)["status"], wanted["status"]);
     assert!(status_stands(&to_apply(&endpoint(), "n"), &left_out), "an Endpoint has none");
+}
+
+#[test]
+fn a_status_of_its_own_leaves_the_rest_to_others() {
+    let gateway =
+        |version: &str| Gateway::new("gw", GatewayStatus { version: version.to_owned(), ..GatewayStatus::default() });
+    let mut value = to_apply(&gateway("1"), "n");
+    value["metadata"]["uid"] = json!("u");
+    value["metadata"]["labels"] = json!({"theirs": "x"});
+    let owned = |field: &str| json!({"f:status": {field: {}}});
+    let current =
+        |field: &str| Current { value: value.clone(), owned: vec![owned(field), json!({"f:spec": {"f:gone": {}}})] };
+
+    assert!(!status_would_change(&to_apply(&gateway("1"), "n"), &current("f:version")));
+    assert!(status_would_change(&to_apply(&gateway("2"), "n"), &current("f:version")));
+    assert!(status_would_change(&to_apply(&gateway("1"), "n"), &current("f:gone")), "one of ours is no longer wanted");
+    let mut without = to_apply(&gateway("1"), "n");
+    without.as_object_mut().unwrap().remove("status");
+    let foreign = Current { value: value.clone(), owned: Vec::new() };
+    assert!(!status_would_change(&without, &foreign), "nothing is said of others' status");
+    assert!(status_would_change(&without, &current("f:version")), "ours goes");
+    let ours = Current { value: value.clone(), owned: vec![owned("f:version")] };
+    assert!(!would_change(&without, &ours), "nor is it in an apply of the rest");
+
+    let only = status_only(&to_apply(&gateway("2"), ""), current("f:version").uid());
+    assert_eq!(only["metadata"], json!({"name": "gw", "uid": "u"}));
+}
+
+#[test]
+fn an_object_without_a_namespace_is_called_by_its_name_alone() {
+    let object: DynamicObject = serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": 7})).unwrap();
+    let problem = parse::<Cluster>(object, "").unwrap_err();
+    assert_eq!((problem.namespace(), problem.name()), (None, Some("a")));
+    assert!(problem.to_string().starts_with("Cluster a: spec: "), "{problem}");
+    assert_eq!(to_create(&endpoint(), "")["metadata"].get("namespace"), None);
 }
