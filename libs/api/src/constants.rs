@@ -1,4 +1,4 @@
-//! Names and numbers that clusters agree on (Submariner chapters 3.4, 4.6 and 12), and those that are Culvert's own.
+//! Names and numbers that clusters agree on (Submariner chapters 3.4, 4.6, 8 and 12), and those that are Culvert's own.
 
 /// Labels and annotations.
 pub mod labels {
@@ -10,6 +10,24 @@ pub mod labels {
     pub const NODE_ADDRESSES: &str = "culvert.io/node-addresses";
     /// Annotation on the local copy of a Cluster that has left: when, as RFC 3339 text.
     pub const DEPARTED: &str = "culvert.io/departed";
+    /// Label on an EndpointSlice: the Service whose endpoints it has.
+    pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+}
+
+/// Names of Globalnet's objects.
+pub mod globalnet {
+    /// The one ClusterGlobalEgressIP that counts.
+    pub const CLUSTER_EGRESS: &str = "cluster-egress.submariner.io";
+    /// How many addresses it asks for when it is made.
+    pub const CLUSTER_EGRESS_NUMBER: i64 = 8;
+    /// Annotation on a Gateway: its global address.
+    pub const GATEWAY_ADDRESS: &str = "submariner.io/globalIp";
+    /// Label on the GlobalIngressIP of a headless service's pod or endpoint: the service.
+    pub const SERVICE: &str = "submariner.io/serviceRef";
+    /// Annotation on a GlobalIngressIP: the address of the pod.
+    pub const POD_ADDRESS: &str = "submariner.io/headless-svc-pod-ip";
+    /// Annotation on a GlobalIngressIP: the address of the endpoint.
+    pub const ENDPOINT_ADDRESS: &str = "submariner.io/headless-svc-endpoints-ip";
 }
 
 /// How a Gateway record tells that its process lives.

@@ -1,7 +1,8 @@
 //! Generates the CustomResourceDefinitions from the record types, as Kubernetes' structural schemas want them: no
 //! references, no `title`, no `default`.
 //!
-//! Names, scope, printer columns and subresources are those of Submariner chapter 2.1.
+//! Names, scope, printer columns and subresources are those of Submariner chapter 2.1; of ServiceExport, those of the
+//! Multi-Cluster Services API, which Submariner installs too.
 
 use schemars::generate::{Contract, SchemaSettings};
 use schemars::transform::{RecursiveTransform, Transform as _};
@@ -9,18 +10,20 @@ use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
 
 use crate::{
-    Cluster, ClusterSpec, Endpoint, EndpointSpec, Gateway, GatewayStatus, Record, RouteAgent, RouteAgentStatus,
+    Cluster, ClusterGlobalEgressIP, ClusterGlobalEgressIPSpec, ClusterSpec, Endpoint, EndpointSpec, Gateway,
+    GatewayStatus, GlobalEgressIP, GlobalEgressIPSpec, GlobalEgressIPStatus, GlobalIngressIP, GlobalIngressIPSpec,
+    GlobalIngressIPStatus, Record, Resource, RouteAgent, RouteAgentStatus, ServiceExport, ServiceExportSpec,
+    ServiceExportStatus,
 };
 
 /// Returns the file name and the YAML of every CustomResourceDefinition.
 pub fn all() -> Vec<(String, String)> {
     vec![
-        manifest::<Cluster, ClusterSpec>("A member of the clusterset.", "spec", json!({})),
-        manifest::<Endpoint, EndpointSpec>("A gateway of a cluster and what is reached through it.", "spec", json!({})),
-        manifest::<Gateway, GatewayStatus>(
-            "What a gateway node is doing.",
-            "status",
-            json!({
+        Definition::new::<Cluster, ClusterSpec>("A member of the clusterset.", "spec").yaml(),
+        Definition::new::<Endpoint, EndpointSpec>("A gateway of a cluster and what is reached through it.", "spec")
+            .yaml(),
+        Definition {
+            extras: json!({
                 "subresources": {},
                 "additionalPrinterColumns": [{
                     "name": "HA Status",
@@ -29,57 +32,145 @@ pub fn all() -> Vec<(String, String)> {
                     "jsonPath": ".status.haStatus",
                 }],
             }),
-        ),
-        manifest::<RouteAgent, RouteAgentStatus>("What a node's route agent is doing.", "status", json!({})),
+            ..Definition::new::<Gateway, GatewayStatus>("What a gateway node is doing.", "status")
+        }
+        .yaml(),
+        Definition::new::<RouteAgent, RouteAgentStatus>("What a node's route agent is doing.", "status").yaml(),
+        Definition {
+            short_names: &["geip"],
+            ..Definition::new::<GlobalEgressIP, GlobalEgressIPSpec>(
+                "Global addresses by which pods of the namespace leave.",
+                "spec",
+            )
+            .with_status::<GlobalEgressIPStatus>()
+        }
+        .yaml(),
+        Definition {
+            short_names: &["cgeip"],
+            ..Definition::new::<ClusterGlobalEgressIP, ClusterGlobalEgressIPSpec>(
+                "Global addresses by which sources leave that no GlobalEgressIP chooses.",
+                "spec",
+            )
+            .with_status::<GlobalEgressIPStatus>()
+        }
+        .yaml(),
+        Definition {
+            short_names: &["giip"],
+            extras: json!({
+                "subresources": { "status": {} },
+                "additionalPrinterColumns": [{
+                    "name": "IP",
+                    "type": "string",
+                    "description": "The global address that is held",
+                    "jsonPath": ".status.allocatedIP",
+                }],
+            }),
+            ..Definition::new::<GlobalIngressIP, GlobalIngressIPSpec>(
+                "The global address of a service, or of a headless one's pod or endpoint.",
+                "spec",
+            )
+            .with_status::<GlobalIngressIPStatus>()
+        }
+        .yaml(),
+        Definition {
+            short_names: &["svcex", "svcexport"],
+            required: Vec::new(),
+            extras: json!({
+                "subresources": { "status": {} },
+                "additionalPrinterColumns": [{
+                    "name": "Age",
+                    "type": "date",
+                    "jsonPath": ".metadata.creationTimestamp",
+                }],
+            }),
+            ..Definition::new::<ServiceExport, ServiceExportSpec>(
+                "Says that the Service of the same name and namespace is for the whole clusterset.",
+                "spec",
+            )
+            .with_status::<ServiceExportStatus>()
+        }
+        .yaml(),
     ]
 }
 
-fn manifest<R: Record, Content: JsonSchema>(
-    description: &str,
-    content: &'static str,
-    version_extras: Value,
-) -> (String, String) {
-    let (group, version_name) = R::API_VERSION.split_once('/').expect("our records have a group");
-    let name = format!("{}.{group}", R::PLURAL);
-    let mut version = json!({
-        "name": version_name,
-        "served": true,
-        "storage": true,
-        "schema": {
-            "openAPIV3Schema": {
-                "description": description,
-                "type": "object",
-                "properties": {
-                    "apiVersion": { "type": "string" },
-                    "kind": { "type": "string" },
-                    "metadata": { "type": "object" },
-                    content: schema::<Content>(),
-                },
-                "required": [content],
-            },
-        },
-    });
-    if let (Some(version), Value::Object(extras)) = (version.as_object_mut(), version_extras) {
-        version.extend(extras);
+/// What differs between CustomResourceDefinitions.
+struct Definition {
+    resource: Resource,
+    description: &'static str,
+    short_names: &'static [&'static str],
+    /// Schemas of what stands beside the metadata.
+    content: Vec<(&'static str, Schema)>,
+    required: Vec<&'static str>,
+    /// Further fields of the version.
+    extras: Value,
+}
+
+impl Definition {
+    fn new<R: Record, Content: JsonSchema>(description: &'static str, content: &'static str) -> Self {
+        Self {
+            resource: R::RESOURCE,
+            description,
+            short_names: &[],
+            content: vec![(content, schema::<Content>())],
+            required: vec![content],
+            extras: json!({}),
+        }
     }
-    let definition = json!({
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": { "name": name },
-        "spec": {
-            "group": group,
-            "names": {
-                "kind": R::KIND,
-                "listKind": format!("{}List", R::KIND),
-                "plural": R::PLURAL,
-                "singular": R::KIND.to_lowercase(),
+
+    /// Adds a status that is written apart.
+    fn with_status<Status: JsonSchema>(mut self) -> Self {
+        self.content.push(("status", schema::<Status>()));
+        self.extras = json!({ "subresources": { "status": {} } });
+        self
+    }
+
+    fn yaml(self) -> (String, String) {
+        let Resource { api_version, kind, plural, is_namespaced } = self.resource;
+        let scope = if is_namespaced { "Namespaced" } else { "Cluster" };
+        let (group, version_name) = api_version.split_once('/').expect("our records have a group");
+        let name = format!("{plural}.{group}");
+        let mut whole = json!({
+            "description": self.description,
+            "type": "object",
+            "properties": {
+                "apiVersion": { "type": "string" },
+                "kind": { "type": "string" },
+                "metadata": { "type": "object" },
             },
-            "scope": "Namespaced",
-            "versions": [version],
-        },
-    });
-    let yaml = serde_yaml_ng::to_string(&definition).expect("JSON values are YAML");
-    (format!("{name}.yaml"), format!("# Generated by `cargo xtask crds` from libs/api.\n---\n{yaml}"))
+        });
+        for (field, schema) in self.content {
+            whole["properties"][field] = schema.to_value();
+        }
+        if !self.required.is_empty() {
+            whole["required"] = json!(self.required);
+        }
+        let mut version = json!({
+            "name": version_name,
+            "served": true,
+            "storage": true,
+            "schema": { "openAPIV3Schema": whole },
+        });
+        if let (Some(version), Value::Object(extras)) = (version.as_object_mut(), self.extras) {
+            version.extend(extras);
+        }
+        let mut names = json!({
+            "kind": kind,
+            "listKind": format!("{kind}List"),
+            "plural": plural,
+            "singular": kind.to_lowercase(),
+        });
+        if !self.short_names.is_empty() {
+            names["shortNames"] = json!(self.short_names);
+        }
+        let definition = json!({
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": { "name": name },
+            "spec": { "group": group, "names": names, "scope": scope, "versions": [version] },
+        });
+        let yaml = serde_yaml_ng::to_string(&definition).expect("JSON values are YAML");
+        (format!("{name}.yaml"), format!("# Generated by `cargo xtask crds` from libs/api.\n---\n{yaml}"))
+    }
 }
 
 /// Returns the schema of `Content` as it is written: what is always written is required.
@@ -93,6 +184,9 @@ fn schema<Content: JsonSchema>() -> Schema {
     RecursiveTransform(|schema: &mut Schema| {
         schema.remove("title");
         schema.remove("default");
+        if schema.get("required").is_some_and(|required| required == &json!([])) {
+            schema.remove("required");
+        }
     })
     .transform(&mut schema);
     schema
@@ -147,9 +241,34 @@ mod tests {
     }
 
     #[test]
-    fn only_gateways_declare_subresources() {
+    fn only_gateways_declare_empty_subresources() {
         let with: Vec<String> =
             all().into_iter().filter(|(_, yaml)| yaml.contains("subresources: {}")).map(|(file, _)| file).collect();
         assert_eq!(with, ["gateways.submariner.io.yaml"]);
+    }
+
+    #[test]
+    fn statuses_of_what_users_write_are_written_apart() {
+        let with: Vec<String> =
+            all().into_iter().filter(|(_, yaml)| yaml.contains("status: {}")).map(|(file, _)| file).collect();
+        assert_eq!(
+            with,
+            [
+                "globalegressips.submariner.io.yaml",
+                "clusterglobalegressips.submariner.io.yaml",
+                "globalingressips.submariner.io.yaml",
+                "serviceexports.multicluster.x-k8s.io.yaml",
+            ]
+        );
+    }
+
+    #[test]
+    fn numbers_of_addresses_have_submariners_bounds() {
+        for (schema, field) in
+            [(schema::<GlobalEgressIPSpec>(), "numberOfIPs"), (schema::<ClusterGlobalEgressIPSpec>(), "numGlobalIPs")]
+        {
+            let number = &schema.get("properties").unwrap()[field];
+            assert_eq!((&number["minimum"], &number["maximum"]), (&json!(0), &json!(20)), "{number}");
+        }
     }
 }

@@ -7,7 +7,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::lenient::null_as_default;
-use crate::{ClusterSpec, EndpointSpec, GatewayStatus, Lease, ObjectMeta, RouteAgentStatus, Secret, Service};
+use crate::{
+    ClusterGlobalEgressIPSpec, ClusterSpec, EndpointSlice, EndpointSpec, GatewayStatus, GlobalEgressIPSpec,
+    GlobalEgressIPStatus, GlobalIngressIPSpec, GlobalIngressIPStatus, Lease, ObjectMeta, PodSpec, PodStatus,
+    RouteAgentStatus, Secret, Service, ServiceExportSpec, ServiceExportStatus,
+};
 
 /// What the objects of one kind are called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +65,17 @@ pub trait Record: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Sen
     }
 }
 
+macro_rules! is_namespaced {
+    (cluster) => {
+        false
+    };
+}
+
 macro_rules! record {
-    ($(#[$doc:meta])* $kind:ident, $plural:literal, $content:ident: $type:ty) => {
+    (
+        $(#[$doc:meta])* $kind:ident $(of the $scope:ident)?, $api_version:literal, $plural:literal,
+        $content:ident: $type:ty $(, $status:ident: $status_type:ty)?
+    ) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -73,24 +86,30 @@ macro_rules! record {
             pub metadata: ObjectMeta,
             #[serde(default, deserialize_with = "null_as_default")]
             pub $content: $type,
+            $(
+                #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "is_default")]
+                pub $status: $status_type,
+            )?
         }
 
         impl $kind {
-            /// Makes a record with a name and no other metadata.
+            /// Makes a record with a name, no other metadata, and no status unless that is all it has.
             pub fn new(name: &str, $content: $type) -> Self {
                 Self {
                     api_version: Self::API_VERSION.to_owned(),
                     kind: Self::KIND.to_owned(),
                     metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
                     $content,
+                    $($status: <$status_type>::default(),)?
                 }
             }
         }
 
         impl Record for $kind {
-            const API_VERSION: &'static str = "submariner.io/v1";
+            const API_VERSION: &'static str = $api_version;
             const KIND: &'static str = stringify!($kind);
             const PLURAL: &'static str = $plural;
+            $(const IS_NAMESPACED: bool = is_namespaced!($scope);)?
 
             fn api_version(&self) -> &str {
                 &self.api_version
@@ -113,22 +132,53 @@ macro_rules! record {
 
 record! {
     /// A member of the clusterset.
-    Cluster, "clusters", spec: ClusterSpec
+    Cluster, "submariner.io/v1", "clusters", spec: ClusterSpec
 }
 
 record! {
     /// A gateway of a cluster and what is reached through it.
-    Endpoint, "endpoints", spec: EndpointSpec
+    Endpoint, "submariner.io/v1", "endpoints", spec: EndpointSpec
 }
 
 record! {
     /// What a gateway node is doing; it has no spec.
-    Gateway, "gateways", status: GatewayStatus
+    Gateway, "submariner.io/v1", "gateways", status: GatewayStatus
 }
 
 record! {
     /// What a node's route agent is doing; it has no spec.
-    RouteAgent, "routeagents", status: RouteAgentStatus
+    RouteAgent, "submariner.io/v1", "routeagents", status: RouteAgentStatus
+}
+
+record! {
+    /// Global addresses by which pods of its namespace leave.
+    GlobalEgressIP, "submariner.io/v1", "globalegressips", spec: GlobalEgressIPSpec, status: GlobalEgressIPStatus
+}
+
+record! {
+    /// Global addresses by which everything else leaves; it has no namespace.
+    ClusterGlobalEgressIP of the cluster, "submariner.io/v1", "clusterglobalegressips",
+    spec: ClusterGlobalEgressIPSpec, status: GlobalEgressIPStatus
+}
+
+record! {
+    /// The global address of an exported service, or of a headless one's pod or endpoint.
+    GlobalIngressIP, "submariner.io/v1", "globalingressips", spec: GlobalIngressIPSpec, status: GlobalIngressIPStatus
+}
+
+record! {
+    /// What is read of a pod.
+    Pod, "v1", "pods", spec: PodSpec, status: PodStatus
+}
+
+record! {
+    /// A user's word that the Service of the same name and namespace is for the whole clusterset.
+    ServiceExport, "multicluster.x-k8s.io/v1alpha1", "serviceexports",
+    spec: ServiceExportSpec, status: ServiceExportStatus
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What Kubernetes' own kinds say of where their objects belong.
@@ -172,6 +222,7 @@ macro_rules! foreign_record {
     };
 }
 
+foreign_record!(EndpointSlice);
 foreign_record!(Lease);
 foreign_record!(Secret);
 foreign_record!(Service);

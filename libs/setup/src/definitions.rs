@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn definitions_are_marked_as_ours() {
         assert!(definitions().iter().all(|one| one["metadata"]["labels"][MANAGED_BY.0] == MANAGED_BY.1));
-        assert_eq!(definitions().len(), 4);
+        assert_eq!(definitions().len(), 8);
     }
 
     #[test]
