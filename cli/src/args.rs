@@ -17,7 +17,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Shows connections, endpoints, gateways, networks, versions or brokers.
+    /// Shows connections, endpoints, gateways, networks, versions, brokers or global addresses.
     Show(Show),
     /// Looks for what is wrong and says the cause and the way out; exit status 1 if something is.
     Diagnose(Diagnose),
@@ -61,6 +61,9 @@ pub(crate) enum What {
     Versions,
     /// The broker of this cluster's clusterset.
     Brokers,
+    /// Global addresses of this cluster, and who holds them.
+    #[value(name = "global-ips")]
+    GlobalIps,
     /// All of these.
     All,
 }
@@ -123,7 +126,9 @@ mod tests {
     fn an_unknown_part_is_answered_with_those_there_are() {
         let error = Args::try_parse_from(["culvert", "show", "cables", "--records", "/r"]).unwrap_err();
         assert!(
-            error.to_string().contains("connections, endpoints, gateways, networks, versions, brokers, all"),
+            error
+                .to_string()
+                .contains("connections, endpoints, gateways, networks, versions, brokers, global-ips, all"),
             "{error}"
         );
     }

@@ -10,6 +10,7 @@ mod broker_args;
 mod contexts;
 mod deployed;
 mod diagnose;
+mod global_ips;
 mod join;
 mod join_args;
 mod later;
@@ -84,7 +85,7 @@ fn run(args: &Args) -> anyhow::Result<Answer> {
 }
 
 fn show(asked: &Show) -> anyhow::Result<Answer> {
-    let brief = matches!(asked.what, What::Connections | What::Endpoints | What::Gateways);
+    let brief = matches!(asked.what, What::Connections | What::Endpoints | What::Gateways | What::GlobalIps);
     let terminal = std::io::stdout().is_terminal();
     let (found, complete) = each(&asked.places, async |location| {
         let (mut snapshot, mut problems) = match brief {
@@ -95,6 +96,19 @@ fn show(asked: &Show) -> anyhow::Result<Answer> {
             match snapshot::hosted(location).await {
                 Ok(hosted) => snapshot.hosted = hosted,
                 Err(error) => problems.push(format!("brokers in this cluster cannot be looked for: {error:#}")),
+            }
+        }
+        if asked.what == What::GlobalIps {
+            let (global, unreadable) = global_ips::read(location).await?;
+            snapshot.global = Some(global);
+            problems.extend(unreadable);
+        } else if asked.what.includes(What::GlobalIps) {
+            match global_ips::read(location).await {
+                Ok((global, unreadable)) => {
+                    snapshot.global = Some(global);
+                    problems.extend(unreadable);
+                }
+                Err(error) => problems.push(format!("global addresses cannot be looked for: {error:#}")),
             }
         }
         for problem in problems {

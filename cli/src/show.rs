@@ -1,6 +1,7 @@
 //! Writes what was asked for as tables.
 
 use crate::deployed::{NetworksView, brokers_table, versions_table};
+use crate::global_ips;
 use crate::table::{self, Cell, Colour};
 use crate::view::{ConnectionRow, EndpointRow, GatewayRow, Place, RowStatus, View};
 
@@ -13,6 +14,7 @@ pub(crate) fn tables(view: &View, colours: bool) -> String {
         view.networks.as_ref().map(NetworksView::table),
         view.versions.as_deref().map(versions_table),
         view.brokers.as_deref().map(brokers_table),
+        view.global_ips.as_deref().map(|rows| global_ips::table(rows, colours)),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join("\n")
 }

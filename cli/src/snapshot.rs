@@ -11,6 +11,7 @@ use culvert_setup::{Access, BrokerSeen, HostedBroker, Kind, Server, Survey};
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::global_ips::GlobalObjects;
 use crate::progress::look;
 use crate::view::silence;
 
@@ -27,6 +28,8 @@ pub(crate) struct Snapshot {
     pub(crate) broker: Option<BrokerSeen>,
     /// The API server that has the brokers in this cluster, and these; `None` if they were not asked for.
     pub(crate) hosted: Option<(String, Vec<HostedBroker>)>,
+    /// `None` if they were not asked for, or could not be read.
+    pub(crate) global: Option<GlobalObjects>,
 }
 
 impl Snapshot {

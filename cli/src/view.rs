@@ -11,12 +11,14 @@ use serde::Serialize;
 
 use crate::args::What;
 use crate::deployed::{self, BrokerRow, NetworksView, VersionRow};
+use crate::global_ips::{GlobalIpRow, GlobalObjects};
 use crate::snapshot::Snapshot;
 
 const FRESH: Duration = culvert_api::gateway_record::STALE;
 
 /// What was asked for, ready to be written as a table or as data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct View {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) gateways: Option<Vec<GatewayRow>>,
@@ -30,6 +32,8 @@ pub(crate) struct View {
     pub(crate) versions: Option<Vec<VersionRow>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) brokers: Option<Vec<BrokerRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) global_ips: Option<Vec<GlobalIpRow>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -128,6 +132,7 @@ impl View {
             networks: asked.includes(What::Networks).then(|| NetworksView::of(snapshot)),
             versions: asked.includes(What::Versions).then(|| deployed::versions(snapshot, now)),
             brokers: asked.includes(What::Brokers).then(|| deployed::brokers(snapshot)),
+            global_ips: snapshot.global.as_ref().map(GlobalObjects::rows),
         }
     }
 }

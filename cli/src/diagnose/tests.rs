@@ -145,6 +145,7 @@ fn well() -> Snapshot {
             state: BrokerState::Seen { clusters, endpoints },
         }),
         hosted: None,
+        global: None,
     }
 }
 
