@@ -103,6 +103,8 @@ pub struct Config {
     pub cluster: ClusterId,
     pub pods: Vec<IpNet>,
     pub services: Vec<IpNet>,
+    /// None without Globalnet.
+    pub global: Vec<IpNet>,
     pub records: Location,
     pub broker: Option<Location>,
     /// `None`: the broker is no API server.
@@ -194,7 +196,7 @@ impl TryFrom<Args> for Config {
     type Error = ConfigError;
 
     fn try_from(args: Args) -> Result<Self, Self::Error> {
-        let NodeIdentity { cluster, records, pods, services, node } = args.node.identity()?;
+        let NodeIdentity { cluster, records, pods, services, global, node } = args.node.identity()?;
         let secret = std::env::var_os(SECRET_VARIABLE).map(PathBuf::from);
         let broker = broker(&args, secret.clone())?;
         let allow_vxlan: BTreeSet<ClusterId> = flags::given(&args.allow_vxlan)
@@ -226,6 +228,7 @@ impl TryFrom<Args> for Config {
             cluster,
             pods,
             services,
+            global,
             broker_token: broker_token(broker.as_ref(), &records, secret),
             records,
             broker,

@@ -15,7 +15,7 @@ use culvert_dataplane::{Dataplane, Report};
 use culvert_gateway_core::cables::{ChoiceInputs, Choices, choose};
 use culvert_gateway_core::desired::{DesiredInputs, VxlanSettings, desired};
 use culvert_gateway_core::election::Role;
-use culvert_gateway_core::local_endpoint::{LocalFacts, cni_addresses, local_endpoint};
+use culvert_gateway_core::local_endpoint::{LocalFacts, local_endpoint};
 use culvert_gateway_core::nat_discovery::OwnEndpoint;
 use culvert_gateway_core::public_ip::uses_load_balancer;
 use culvert_gateway_core::succession::Succession;
@@ -40,7 +40,7 @@ use crate::paths::{add_remotes, paths};
 use crate::ports::HeldPorts;
 use crate::prober::{Prober, Wanted};
 use crate::public_ip::PublicIp;
-use crate::publish::{Knowledge, Published, gateway_record};
+use crate::publish::{Knowledge, Published};
 use crate::records::{self, Known};
 
 /// Of what is logged of a complaint, in bytes: it may quote another cluster's record.
@@ -268,18 +268,19 @@ impl Gateway {
     }
 
     async fn local_endpoint(&self, facts: &NodeFacts) -> anyhow::Result<Endpoint> {
-        let before = self.own.as_ref().map(|own| own.private).unwrap_or_default();
+        let (before, probed) = self.own.as_ref().map(|own| (own.private, own.health_check)).unwrap_or_default();
         let private = private_addresses(&self.config, facts, before).await?;
-        let node_addresses = facts.interfaces.values().flat_map(|interface| &interface.addresses).map(IpNet::addr);
         let facts = LocalFacts {
             cluster: self.config.cluster.clone(),
             hostname: self.config.node.clone(),
             service_cidrs: self.config.services.clone(),
             cluster_cidrs: self.config.pods.clone(),
+            global_cidrs: self.config.global.clone(),
+            global: records::global_addresses(&self.config, &self.records).await.unwrap_or(probed),
             private,
             public: self.public_ip.found(),
             using_load_balancer: uses_load_balancer(&self.config.resolvers),
-            cni: cni_addresses(node_addresses, &self.config.pods),
+            cni: node::cni(&self.config, facts),
             nat_enabled: self.config.nat_enabled,
             backend: self.config.backend,
             ports: self.config.ports,
@@ -348,7 +349,7 @@ impl Gateway {
         dataplane.apply(set);
         self.dataplane = Some(dataplane);
         if let Some(prober) = &self.prober {
-            prober.want(Wanted::through(&self.choices, &reports, own.health_check));
+            prober.want(Wanted::through(&self.choices, &reports, node::cni(&self.config, facts)));
         }
         Ok(())
     }
@@ -392,7 +393,7 @@ impl Gateway {
             choices: &self.choices,
             local_subnets: &own.subnets,
             private: own.private,
-            cni: own.health_check,
+            cni: node::cni(&self.config, facts),
             vxlan,
             paths: &paths,
         });
@@ -460,7 +461,7 @@ impl Gateway {
         if !self.published.is_due(&status, Instant::now()) {
             return;
         }
-        match self.records.apply(&gateway_record(&self.config.node, status.clone())).await {
+        match records::publish_gateway(&self.config, &self.records, status.clone()).await {
             Ok(_) => {
                 self.published.handle_written(status, Instant::now());
                 self.is_mute = false;

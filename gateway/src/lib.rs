@@ -80,7 +80,11 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let kernel = Kernel::open(Owner::gateway()).await?;
     let mut kernel_changes = Changes::open()?;
     let stores = Stores::open(&config).await?;
-    let mut record_changes = stores.records.watch(&[Endpoint::RESOURCE]);
+    let mut record_changes = stores.records.watch(match config.global.is_empty() {
+        true => &[Endpoint::RESOURCE],
+        // Globalnet notes there by which address this gateway is probed.
+        false => &[Endpoint::RESOURCE, culvert_api::Gateway::RESOURCE],
+    });
     let wake = Wake::default();
     let registry = Arc::new(metrics::Metrics::default());
     if let Some(address) = config.metrics {

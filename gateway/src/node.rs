@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use culvert_gateway_core::local_endpoint::cni_addresses;
 use culvert_kernel::{NodeFacts, route_to};
 use culvert_model::{Addresses, ForeignSubnets};
 use culvert_netstate::own::{OUTER_MARK, VXLAN_LINK};
@@ -21,10 +22,16 @@ pub(crate) fn foreign_subnets(config: &Config, facts: &NodeFacts) -> ForeignSubn
         .filter(|(name, _)| !name.starts_with(OWN_LINKS) && name.as_str() != "lo")
         .flat_map(|(_, interface)| &interface.addresses)
         .map(IpNet::trunc);
-    let local: Vec<IpNet> = config.services.iter().chain(&config.pods).copied().collect();
+    let local: Vec<IpNet> = config.services.iter().chain(&config.pods).chain(&config.global).copied().collect();
     // Pod networks are named by their CIDRs already.
     let nodes = attached.filter(|net| !local.iter().any(|cidr| cidr.contains(net))).collect();
     ForeignSubnets { local, nodes }
+}
+
+/// Returns this node's addresses in the pod network, from which it sends through cables.
+pub(crate) fn cni(config: &Config, facts: &NodeFacts) -> Addresses {
+    let addresses = facts.interfaces.values().flat_map(|interface| &interface.addresses).map(IpNet::addr);
+    cni_addresses(addresses, &config.pods)
 }
 
 /// Returns the addresses from which this node reaches the Internet, by family; no packet is sent to find out.

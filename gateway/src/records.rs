@@ -6,15 +6,16 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::Context;
 use culvert_api::gateway_record::STALE;
 use culvert_api::{
-    Cluster, ClusterSpec, Connection, ConnectionStatus, Endpoint, Gateway, Lease, Record, backend_config,
-    endpoint_record, labels, object_name,
+    Cluster, ClusterSpec, Connection, ConnectionStatus, Endpoint, Gateway, GatewayStatus, Lease, Record,
+    backend_config, endpoint_record, labels, object_name,
 };
 use culvert_gateway_core::nat_discovery::{NatChoice, NatSource};
-use culvert_model::CableName;
-use culvert_runtime::{Records, StoreError};
+use culvert_model::{Addresses, CableName};
+use culvert_runtime::{Location, Records, StoreError};
 use jiff::Timestamp;
 
 use crate::config::Config;
+use crate::publish::gateway_record;
 
 /// What the store holds about the clusters of the set.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,7 +44,8 @@ pub(crate) async fn known(records: &Records) -> Result<Known, StoreError> {
 
 /// Publishes this cluster's Cluster and this gateway's Endpoint, and takes back those of its predecessors.
 ///
-/// The new one is written before the old ones go: the cluster is never without.
+/// The new one is written before the old ones go: the cluster is never without. Only this gateway itself with other subnets
+/// goes first: Submariner's gateways take the two for one, by their key, and would cut the new cable with the old record.
 pub(crate) async fn publish_own(
     config: &Config,
     records: &Records,
@@ -55,18 +57,57 @@ pub(crate) async fn publish_own(
         color_codes: vec!["blue".to_owned()],
         service_cidr: texts(&config.services),
         cluster_cidr: texts(&config.pods),
-        global_cidr: Vec::new(),
+        global_cidr: texts(&config.global),
     };
     records.apply(&Cluster::new(config.cluster.as_str(), spec)).await?;
     let endpoint = endpoint_record(own);
+    let mut others = records.list::<Endpoint>().await?.records;
+    others.retain(|other| other.spec.cluster_id == config.cluster.as_str() && other.name() != endpoint.name());
+    let (earlier, former): (Vec<_>, Vec<_>) = others.into_iter().partition(|other| {
+        other.spec.hostname == endpoint.spec.hostname && other.spec.subnets != endpoint.spec.subnets
+    });
+    for other in earlier {
+        records.delete::<Endpoint>(other.name()).await?;
+        tracing::info!(endpoint = other.name(), "Removed this gateway's Endpoint with other subnets");
+    }
     records.apply(&endpoint).await?;
-    for other in records.list::<Endpoint>().await?.records {
-        if other.spec.cluster_id == config.cluster.as_str() && other.name() != endpoint.name() {
-            records.delete::<Endpoint>(other.name()).await?;
-            tracing::info!(endpoint = other.name(), "Removed the Endpoint of a former gateway");
-        }
+    for other in former {
+        records.delete::<Endpoint>(other.name()).await?;
+        tracing::info!(endpoint = other.name(), "Removed the Endpoint of a former gateway");
     }
     Ok(())
+}
+
+/// Writes this node's Gateway record. What others have noted there stays.
+pub(crate) async fn publish_gateway(
+    config: &Config,
+    records: &Records,
+    status: GatewayStatus,
+) -> Result<(), StoreError> {
+    let mut record = gateway_record(&config.node, status);
+    match &config.records {
+        // A file is replaced as a whole.
+        Location::Directory(_) if !config.global.is_empty() => {
+            let found = records.find::<Gateway>(record.name()).await?;
+            let noted = found.and_then(|found| found.metadata.annotations?.remove(labels::GLOBAL_IP));
+            let annotations = record.metadata.annotations.get_or_insert_default();
+            annotations.extend(noted.map(|address| (labels::GLOBAL_IP.to_owned(), address)));
+        }
+        Location::Directory(_) | Location::Server(_) => {}
+    }
+    records.apply(&record).await.map(|_| ())
+}
+
+/// Returns this gateway's addresses among the global ones, which Globalnet notes in its Gateway record.
+pub(crate) async fn global_addresses(config: &Config, records: &Records) -> Result<Addresses, StoreError> {
+    if config.global.is_empty() {
+        return Ok(Addresses::default());
+    }
+    let name = object_name(&config.node);
+    let gateways = records.list::<Gateway>().await?.records;
+    let own = gateways.into_iter().find(|gateway| gateway.name() == name);
+    let noted = own.and_then(|own| own.metadata.annotations?.remove(labels::GLOBAL_IP)).unwrap_or_default();
+    Ok(noted.split(',').filter_map(|text| text.trim().parse::<IpAddr>().ok()).collect())
 }
 
 /// Tells whether another gateway of this cluster has published its Endpoint.
@@ -182,10 +223,14 @@ mod tests {
     }
 
     fn config() -> Config {
+        config_with(&[])
+    }
+
+    fn config_with(more: &[&str]) -> Config {
         use clap::Parser;
         let flags =
             ["culvert-gateway", "--cluster-id=east", "--records=/r", "--cluster-cidr=10.1.0.0/16", "--node-name=gw1"];
-        Config::try_from(crate::config::Args::parse_from(flags)).unwrap()
+        Config::try_from(crate::config::Args::parse_from(flags.iter().chain(more))).unwrap()
     }
 
     fn gateway(name: &str) -> Gateway {
@@ -209,6 +254,51 @@ mod tests {
         records.delete::<Gateway>("gw2").await.unwrap();
         assert_eq!(remove_own(&config(), &records).await.unwrap(), Left::Nothing);
         assert_eq!(records.list::<Endpoint>().await.unwrap().records.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_changes_to_globalnet_has_a_new_endpoint_and_no_old_one() {
+        let root = tempfile::tempdir().unwrap();
+        let records = Records::open(root.path());
+        for (name, hostname) in [("east-submariner-cable-east-192-168-2-10", "gw1"), ("east-other", "gw2")] {
+            let mut old = Endpoint::new(name, endpoint("east", 1).spec);
+            old.spec.hostname = hostname.to_owned();
+            records.create(&old).await.unwrap();
+        }
+        let config = config_with(&["--global-cidr=242.1.0.0/16"]);
+        let global = "242.1.0.0/16".parse().unwrap();
+        let mut own = culvert_model::Endpoint::try_from(&endpoint("east", 1)).unwrap();
+        own.cable_name = culvert_model::global_cable_name(&own.cluster, "192.168.2.10".parse().unwrap(), &[global]);
+        own.hostname = "gw1".to_owned();
+        own.subnets = vec![global];
+
+        publish_own(&config, &records, &own).await.unwrap();
+
+        let left = records.list::<Endpoint>().await.unwrap().records;
+        assert_eq!((left.len(), &left[0].spec.cable_name), (1, &own.cable_name));
+        assert!(left[0].name().starts_with("east-submariner-cable-east-192-168-2-10g"), "{}", left[0].name());
+        let cluster = records.find::<Cluster>("east").await.unwrap().unwrap();
+        assert_eq!((cluster.spec.global_cidr, cluster.spec.cluster_cidr.len()), (vec!["242.1.0.0/16".to_owned()], 1));
+    }
+
+    #[tokio::test]
+    async fn a_global_address_is_found_in_the_gateways_record_and_stays_there() {
+        let root = tempfile::tempdir().unwrap();
+        let records = Records::open(root.path());
+        let with_globalnet = config_with(&["--global-cidr=242.1.0.0/16"]);
+        publish_gateway(&with_globalnet, &records, GatewayStatus::default()).await.unwrap();
+        assert_eq!(global_addresses(&with_globalnet, &records).await.unwrap(), Addresses::default());
+
+        let mut noted = records.find::<Gateway>("gw1").await.unwrap().unwrap();
+        let annotations = noted.metadata.annotations.get_or_insert_default();
+        annotations.insert(labels::GLOBAL_IP.to_owned(), "242.1.255.254".to_owned());
+        records.update(&noted).await.unwrap();
+        let status = GatewayStatus { version: "2".to_owned(), ..GatewayStatus::default() };
+        publish_gateway(&with_globalnet, &records, status).await.unwrap();
+
+        let address: IpAddr = "242.1.255.254".parse().unwrap();
+        assert_eq!(global_addresses(&with_globalnet, &records).await.unwrap(), address.into());
+        assert_eq!(global_addresses(&config(), &records).await.unwrap(), Addresses::default());
     }
 
     #[tokio::test]

@@ -147,10 +147,12 @@ impl Agent {
 
     /// Lets flows to newly known subnets begin anew, once their source is kept; says what failed.
     async fn forget_early_flows(&mut self, state: &State) -> Vec<String> {
-        let remote: BTreeSet<IpNet> = state.routes.keys().map(|route| route.destination).collect();
+        let own = &self.config.global;
+        let destinations = state.routes.keys().map(|route| route.destination);
+        let remote: BTreeSet<IpNet> = destinations.filter(|subnet| !own.contains(subnet)).collect();
         self.kept.retain(|subnet| remote.contains(subnet));
         let new: BTreeSet<IpNet> = remote.difference(&self.kept).copied().collect();
-        match forget_translated_flows(&new).await {
+        match forget_translated_flows(&new, own).await {
             Ok(()) => {
                 self.kept = remote;
                 Vec::new()

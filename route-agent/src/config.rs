@@ -31,6 +31,8 @@ pub struct Config {
     pub cluster: ClusterId,
     pub pods: Vec<IpNet>,
     pub services: Vec<IpNet>,
+    /// None without Globalnet.
+    pub global: Vec<IpNet>,
     pub records: Location,
     pub node: String,
     /// `None`: the sources of the default routes.
@@ -45,13 +47,14 @@ impl TryFrom<Args> for Config {
     type Error = FlagError;
 
     fn try_from(args: Args) -> Result<Self, Self::Error> {
-        let NodeIdentity { cluster, records, pods, services, node } = args.node.identity()?;
+        let NodeIdentity { cluster, records, pods, services, global, node } = args.node.identity()?;
         let interval = Duration::from_millis(args.node.health_check_interval_ms);
         let pace = Pace::of_node(interval, args.node.health_check_max_packet_loss);
         Ok(Self {
             cluster,
             pods,
             services,
+            global,
             records,
             node,
             address: flags::addresses("--node-ip", &args.node_ip)?,
@@ -79,6 +82,7 @@ mod tests {
         let config = parsed(&[
             "--cluster-cidr=10.3.4.5/16,fd01::/48",
             "--service-cidr=100.1.0.0/16",
+            "--global-cidr=242.1.0.0/16",
             "--node-name=n1",
             "--node-ip=192.168.1.10,fd00::10",
         ])
@@ -86,7 +90,7 @@ mod tests {
 
         let texts: Vec<String> = config.pods.iter().map(IpNet::to_string).collect();
         assert_eq!(texts, ["10.1.0.0/16", "10.3.0.0/16", "fd01::/48"]);
-        assert_eq!(config.services.len(), 1);
+        assert_eq!((config.services.len(), config.global.len()), (1, 1));
         assert_eq!(config.node, "n1");
         assert_eq!(config.address.unwrap().iter().count(), 2);
         assert_eq!(config.probe.unwrap().answered, Duration::from_secs(12));
@@ -115,6 +119,8 @@ mod tests {
         for (flag, words) in [
             ("--cluster-cidr=10.1.0.0", "--cluster-cidr: \"10.1.0.0\" is no CIDR"),
             ("--service-cidr=100.1.0.0/33", "--service-cidr: \"100.1.0.0/33\" is no CIDR"),
+            ("--global-cidr=242.1.0.0", "--global-cidr: \"242.1.0.0\" is no CIDR"),
+            ("--global-cidr=10.1.7.0/24", "--global-cidr: 10.1.7.0/24 overlaps 10.1.0.0/16 of this cluster itself"),
             ("--service-cidr=0.0.0.0/0", "--service-cidr: 0.0.0.0/0 covers every address"),
             ("--node-ip=eth0", "--node-ip: \"eth0\" is no address"),
             ("--node-ip=127.0.0.1", "--node-ip: \"127.0.0.1\" is no address"),

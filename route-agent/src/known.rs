@@ -67,6 +67,7 @@ impl Known {
             address,
             pods: config.pods.clone(),
             services: config.services.clone(),
+            global: config.global.clone(),
             endpoints,
             clusters,
             interfaces: facts.interfaces.iter().map(interface).collect(),

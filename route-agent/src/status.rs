@@ -116,6 +116,7 @@ mod tests {
             cluster: "east".parse().unwrap(),
             pods: vec!["10.1.0.0/16".parse().unwrap()],
             services: Vec::new(),
+            global: Vec::new(),
             records: "/r".into(),
             node: "Worker_1".to_owned(),
             address: None,

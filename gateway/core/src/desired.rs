@@ -126,7 +126,7 @@ fn route_mtu(kind: CableKind, path: Option<&Path>) -> Option<u16> {
 fn add_vxlan(state: &mut State, inputs: &DesiredInputs<'_>) {
     let (Some(settings), Some(private)) = (inputs.vxlan, inputs.private.v4) else { return };
     let vtep = vtep_address(private);
-    let local = inputs.local_subnets.iter().copied().chain(inputs.cni.iter().map(IpNet::from));
+    let local = inputs.local_subnets.iter().copied();
     let destinations = local
         .filter_map(|net| match net {
             IpNet::V4(net) => Some(net),
@@ -306,7 +306,7 @@ mod tests {
                 "counter name dropped_destination drop",
             ]
         );
-        let destinations = ["10.1.0.0/16", "10.1.0.1/32", "100.1.0.0/16", "241.168.1.10/32"].map(str::to_owned);
+        let destinations = ["10.1.0.0/16", "100.1.0.0/16", "241.168.1.10/32"].map(str::to_owned);
         assert_eq!(table.sets["own_destinations"].elements, destinations.into());
     }
 

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use culvert_model::{Addresses, Backend, CableKind, ClusterId, Endpoint, PublicKey, cable_name};
+use culvert_model::{Addresses, Backend, CableKind, ClusterId, Endpoint, PublicKey, cable_name, global_cable_name};
 use ipnet::IpNet;
 
 /// What the gateway knows of itself.
@@ -16,6 +16,10 @@ pub struct LocalFacts {
     pub hostname: String,
     pub service_cidrs: Vec<IpNet>,
     pub cluster_cidrs: Vec<IpNet>,
+    /// With Globalnet, what others reach this cluster by, instead of these two; else none.
+    pub global_cidrs: Vec<IpNet>,
+    /// This gateway's addresses among the global ones, as far as it has some.
+    pub global: Addresses,
     pub private: Addresses,
     /// What the resolvers gave; empty when there are none.
     pub public: Addresses,
@@ -48,6 +52,9 @@ pub enum LocalEndpointError {
 
 /// Returns the Endpoint of this gateway: service CIDRs, then pod CIDRs (Submariner chapter 2.1).
 ///
+/// With Globalnet it offers the global CIDRs alone, and only a global address is probed (chapter 8.4). It has another name
+/// then: what changes is a new Endpoint in place of an old one.
+///
 /// # Errors
 ///
 /// [`LocalEndpointError`] names the fact that is missing and the flag that gives it.
@@ -58,7 +65,12 @@ pub fn local_endpoint(facts: &LocalFacts) -> Result<Endpoint, LocalEndpointError
         .next()
         .ok_or_else(|| LocalEndpointError::NoPrivateAddress { hostname: facts.hostname.clone() })?;
     let mut subnets: Vec<IpNet> = Vec::new();
-    for subnet in facts.service_cidrs.iter().chain(&facts.cluster_cidrs).map(IpNet::trunc) {
+    let with_globalnet = !facts.global_cidrs.is_empty();
+    let offered = match with_globalnet {
+        true => facts.global_cidrs.iter().chain(&[]),
+        false => facts.service_cidrs.iter().chain(&facts.cluster_cidrs),
+    };
+    for subnet in offered.map(IpNet::trunc) {
         if !subnets.contains(&subnet) {
             subnets.push(subnet);
         }
@@ -66,14 +78,21 @@ pub fn local_endpoint(facts: &LocalFacts) -> Result<Endpoint, LocalEndpointError
     if subnets.is_empty() {
         return Err(LocalEndpointError::NoSubnets { cluster: facts.cluster.clone() });
     }
+    let health_check = match with_globalnet {
+        true => facts.global.iter().filter(|address| subnets.iter().any(|subnet| subnet.contains(address))).collect(),
+        false => facts.cni,
+    };
     Ok(Endpoint {
         cluster: facts.cluster.clone(),
-        cable_name: cable_name(&facts.cluster, private),
+        cable_name: match with_globalnet {
+            true => global_cable_name(&facts.cluster, private, &subnets),
+            false => cable_name(&facts.cluster, private),
+        },
         hostname: facts.hostname.clone(),
         subnets,
         private: facts.private,
         public: facts.public,
-        health_check: facts.cni,
+        health_check,
         nat_enabled: facts.nat_enabled,
         backend: Backend::Cable(facts.backend),
         udp_port: facts.ports.wireguard,
@@ -138,6 +157,8 @@ mod tests {
             hostname: "gw1".to_owned(),
             service_cidrs: vec![net("100.1.0.0/16")],
             cluster_cidrs: vec![net("10.1.0.0/16"), net("100.1.0.0/16")],
+            global_cidrs: Vec::new(),
+            global: Addresses::default(),
             private: Addresses::from(address("192.168.1.10")),
             public: Addresses::default(),
             using_load_balancer: true,
@@ -161,6 +182,22 @@ mod tests {
         assert_eq!(endpoint.health_check, Addresses::from(address("10.1.0.1")));
         assert_eq!(endpoint.udp_port, 4501);
         assert!(endpoint.using_load_balancer);
+    }
+
+    #[test]
+    fn with_globalnet_the_global_cidrs_are_offered_and_a_global_address_is_probed() {
+        let global =
+            LocalFacts { global_cidrs: vec![net("242.1.0.0/16")], global: address("242.1.255.254").into(), ..facts() };
+        let endpoint = local_endpoint(&global).unwrap();
+
+        assert_eq!(endpoint.subnets, [net("242.1.0.0/16")]);
+        assert_eq!(endpoint.health_check, Addresses::from(address("242.1.255.254")));
+        assert_ne!(endpoint.cable_name, local_endpoint(&facts()).unwrap().cable_name);
+        // None yet, or one of a range that the cluster had before.
+        for other in [Addresses::default(), address("242.2.255.254").into()] {
+            let endpoint = local_endpoint(&LocalFacts { global: other, ..global.clone() }).unwrap();
+            assert_eq!(endpoint.health_check, Addresses::default());
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@ pub mod labels {
     pub const CLUSTER_ID: &str = "submariner-io/clusterID";
     /// Annotation on a Gateway: when it was last written, in seconds since 1970.
     pub const UPDATE_TIMESTAMP: &str = "update-timestamp";
+    /// Annotation on a Gateway: its address among the cluster's global ones, with Globalnet.
+    pub const GLOBAL_IP: &str = "submariner.io/globalIp";
     /// Annotation on a RouteAgent: the node's addresses, separated by commas.
     pub const NODE_ADDRESSES: &str = "culvert.io/node-addresses";
     /// Annotation on the local copy of a Cluster that has left: when, as RFC 3339 text.

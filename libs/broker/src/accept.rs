@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use culvert_api::{Cluster, Endpoint, Record};
-use culvert_model::{ClusterId, ForeignSubnets, MAX_SUBNETS, SubnetError, cable_name};
+use culvert_model::{ClusterId, ForeignSubnets, MAX_SUBNETS, SubnetError, is_cable_name_of};
 use ipnet::IpNet;
 
 use crate::side::{Found, Owner, Synced, owner};
@@ -162,5 +162,5 @@ fn others<'a, R: Synced>(broker: &'a Found<R>, own: &ClusterId) -> impl Iterator
 }
 
 fn is_named_by_rule(endpoint: &culvert_model::Endpoint) -> bool {
-    endpoint.private.iter().any(|address| cable_name(&endpoint.cluster, address) == endpoint.cable_name)
+    endpoint.private.iter().any(|address| is_cable_name_of(&endpoint.cable_name, &endpoint.cluster, address))
 }

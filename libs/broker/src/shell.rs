@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Instant;
 
-use culvert_api::{Cluster, Endpoint, Record};
+use culvert_api::{Cluster, Endpoint, Record, backend_config};
 use culvert_model::{ClusterId, ForeignSubnets};
 use culvert_runtime::{Problem, Records, StoreError};
 use futures_util::stream::{self, StreamExt as _};
@@ -152,13 +152,19 @@ impl Syncer {
     /// old Endpoint stays for as long as the new one is refused. Deletes a Cluster last, so that its subnets are known for
     /// as long as there are cables to it.
     ///
+    /// One exception: an Endpoint with other subnets and the key of one that goes. Submariner's gateways take the two for one
+    /// and would cut the new cable with the old record, so that goes first.
+    ///
     /// Of what is new a broker wants the Cluster first, against which it checks the Endpoint. Here the Endpoints come
     /// first: routes follow from them, and the Cluster says no more than they do for as long as they are there.
     async fn apply(&self, plan: &SyncPlan, local: &Side, broker: &Side, report: &mut SyncReport) {
         let Changes { clusters, endpoints } = &plan.to_broker;
         put(&self.broker, "broker", &clusters.put, report).await;
+        let (first, later): (Vec<String>, Vec<String>) =
+            endpoints.delete.iter().cloned().partition(|name| is_changed(name, &broker.endpoints, &endpoints.put));
+        delete::<Endpoint>(&self.broker, "broker", &names(&first), report).await;
         let behind = put(&self.broker, "broker", &endpoints.put, report).await;
-        let replaced = replaced(&endpoints.delete, &broker.endpoints, &behind);
+        let replaced = replaced(&later, &broker.endpoints, &behind);
         delete::<Endpoint>(&self.broker, "broker", &replaced, report).await;
         delete::<Cluster>(&self.broker, "broker", &names(&clusters.delete), report).await;
         let Changes { clusters, endpoints } = &plan.to_local;
@@ -223,6 +229,15 @@ async fn put<R: Synced>(records: &Records, store: &str, put: &[R], report: &mut 
 fn replaced<'a>(delete: &'a [String], found: &Found<Endpoint>, behind: &BTreeSet<String>) -> Vec<&'a str> {
     let stays = |name: &str| found.records.get(name).is_some_and(|record| behind.contains(record.spoken_for()));
     names(delete).into_iter().filter(|name| !stays(name)).collect()
+}
+
+/// Tells whether an Endpoint that is to be deleted comes again by another name, with its key and other subnets.
+fn is_changed(name: &str, found: &Found<Endpoint>, put: &[Endpoint]) -> bool {
+    let key = |endpoint: &Endpoint| endpoint.spec.backend_config.get(backend_config::PUBLIC_KEY).cloned();
+    found.records.get(name).is_some_and(|old| {
+        let is_next = |new: &Endpoint| key(new) == key(old) && new.spec.subnets != old.spec.subnets;
+        key(old).is_some() && put.iter().any(is_next)
+    })
 }
 
 fn names(names: &[String]) -> Vec<&str> {

@@ -22,13 +22,13 @@ use crate::KernelError;
 
 /// Removes the flows to `destinations` whose source was changed from connection tracking; their next packet begins anew.
 ///
-/// Flows that keep their source are not touched. Works in the network namespace of the calling thread.
+/// Flows that keep their source are not touched, nor those whose source is one of `wanted` now. Works in the network namespace of the calling thread.
 ///
 /// # Errors
 ///
 /// [`KernelError::ConntrackMissing`] if the program is not there, [`KernelError::Conntrack`] with its own words,
 /// [`KernelError::Flows`] if the kernel refused.
-pub async fn forget_translated_flows(destinations: &BTreeSet<IpNet>) -> Result<(), KernelError> {
+pub async fn forget_translated_flows(destinations: &BTreeSet<IpNet>, wanted: &[IpNet]) -> Result<(), KernelError> {
     let subnets = Subnets::of(destinations);
     for family in IpFamily::ALL {
         if !destinations.iter().any(|subnet| IpFamily::of_net(subnet) == family) {
@@ -39,7 +39,7 @@ pub async fn forget_translated_flows(destinations: &BTreeSet<IpNet>) -> Result<(
             IpFamily::V6 => "ipv6",
         };
         let listing = conntrack(&["--dump", "--src-nat", "--family", family]).await?;
-        ctnetlink::delete(&translated(&listing, &subnets)).map_err(KernelError::Flows)?;
+        ctnetlink::delete(&translated(&listing, &subnets, wanted)).map_err(KernelError::Flows)?;
     }
     Ok(())
 }
@@ -99,10 +99,10 @@ enum Upper {
     Nothing,
 }
 
-/// Returns the listed flows to `subnets` whose source is another one on their way.
+/// Returns the listed flows to `subnets` whose source is another one on their way, and none of `wanted`.
 ///
 /// The program's own `--src-nat` also lists flows whose source was bound to itself.
-fn translated(listing: &str, subnets: &Subnets<'_>) -> BTreeSet<Flow> {
+fn translated(listing: &str, subnets: &Subnets<'_>, wanted: &[IpNet]) -> BTreeSet<Flow> {
     let of_line = |line: &str| {
         let mut words = line.split_whitespace();
         let protocol = words.nth(1)?.parse().ok()?;
@@ -114,7 +114,8 @@ fn translated(listing: &str, subnets: &Subnets<'_>) -> BTreeSet<Flow> {
         let (source, _) = values("src=")?;
         let (destination, on_its_way) = values("dst=")?;
         let (source, destination): (IpAddr, IpAddr) = (source.parse().ok()?, destination.parse().ok()?);
-        if on_its_way.parse() == Ok(source) || !subnets.have(destination) {
+        let is_wanted = |address: IpAddr| address == source || wanted.iter().any(|subnet| subnet.contains(&address));
+        if on_its_way.parse().is_ok_and(is_wanted) || !subnets.have(destination) {
             return None;
         }
         let number = |key: &str| values(key).and_then(|(first, _)| first.parse::<u16>().ok());
@@ -157,6 +158,8 @@ unreadable line src=10.1.2.2
             flow("fd01::2", "fd02::2", 17, Upper::Ports { source: 53, destination: 53 }),
             flow("10.1.2.2", "10.2.0.9", 2, Upper::Nothing),
         ];
-        assert_eq!(translated(listing, &Subnets::of(&subnets)), expected.into());
+        assert_eq!(translated(listing, &Subnets::of(&subnets), &[]), expected.into());
+        let own = ["192.168.1.0/24".parse().unwrap()];
+        assert_eq!(translated(listing, &Subnets::of(&subnets), &own).len(), 1, "what leaves by a global address stays");
     }
 }

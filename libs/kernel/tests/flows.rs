@@ -44,11 +44,11 @@ fn flows_to_new_subnets_with_another_source_are_forgotten_and_no_others() {
         assert_eq!(destinations().len(), 5);
 
         let new = BTreeSet::from(["10.2.0.0/16".parse().unwrap(), "fd00:2::/48".parse().unwrap()]);
-        forget_translated_flows(&new).await.unwrap();
+        forget_translated_flows(&new, &[]).await.unwrap();
 
         assert_eq!(destinations(), ["10.2.2.5", "10.9.2.2"].map(str::to_owned).into());
-        forget_translated_flows(&new).await.unwrap();
-        forget_translated_flows(&BTreeSet::new()).await.unwrap();
+        forget_translated_flows(&new, &[]).await.unwrap();
+        forget_translated_flows(&BTreeSet::new(), &[]).await.unwrap();
         assert_eq!(destinations().len(), 2);
     });
 }

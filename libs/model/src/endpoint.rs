@@ -135,9 +135,46 @@ pub fn cable_name(cluster: &ClusterId, private: IpAddr) -> String {
     format!("submariner-cable-{cluster}-{address}")
 }
 
+/// Returns the cable name of the gateway with `private` address in a cluster that is reached by `global` CIDRs alone.
+///
+/// It is another one for other CIDRs. Submariner's gateways know an Endpoint by its cable name: they keep the subnets of one
+/// that they know, and cut its cable when a record with that name goes (chapter 4.3). It has no more dashes than
+/// [`cable_name`], since older releases find the cluster's id by counting them.
+pub fn global_cable_name(cluster: &ClusterId, private: IpAddr, global: &[IpNet]) -> String {
+    // FNV-1a of 32 bits: the same in every release.
+    let mix = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    let text: String = global.iter().map(|cidr| format!("{cidr} ")).collect();
+    let hash = text.as_bytes().iter().fold(0x811c_9dc5, mix);
+    format!("{}g{hash:08x}", cable_name(cluster, private))
+}
+
+/// Tells whether a cable name is one that the gateway with `private` address in `cluster` may have by the rules of
+/// [`cable_name`] and [`global_cable_name`].
+pub fn is_cable_name_of(name: &str, cluster: &ClusterId, private: IpAddr) -> bool {
+    let is_hash = |rest: &str| rest.len() == 8 && rest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let rest = name.strip_prefix(&cable_name(cluster, private));
+    rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix('g').is_some_and(is_hash))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cable_has_another_name_with_other_global_cidrs() {
+        let cluster: ClusterId = "a-b".parse().unwrap();
+        let private = "192.168.1.10".parse().unwrap();
+        let global = |text: &str| global_cable_name(&cluster, private, &[text.parse().unwrap()]);
+        let name = global("242.1.0.0/16");
+        assert_eq!(name, "submariner-cable-a-b-192-168-1-10gb7a7be94");
+        assert_ne!(name, global("242.2.0.0/16"));
+        for name in [cable_name(&cluster, private), name] {
+            assert!(is_cable_name_of(&name, &cluster, private), "{name}");
+        }
+        for other in ["submariner-cable-a-b-192-168-1-101", "submariner-cable-a-b-192-168-1-10g12", "x"] {
+            assert!(!is_cable_name_of(other, &cluster, private), "{other}");
+        }
+    }
 
     #[test]
     fn a_cable_name_is_submariners() {

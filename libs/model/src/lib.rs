@@ -17,7 +17,9 @@ mod text;
 pub use addresses::{Addresses, IpFamily};
 pub use cable::{CableName, CableReport, CableSet, WireGuardCable};
 pub use cluster::{ClusterId, ClusterIdError, is_dns_label};
-pub use endpoint::{Backend, CableKind, Endpoint, MAX_SUBNETS, OversizedEndpoint, cable_name};
+pub use endpoint::{
+    Backend, CableKind, Endpoint, MAX_SUBNETS, OversizedEndpoint, cable_name, global_cable_name, is_cable_name_of,
+};
 pub use key::{PublicKey, PublicKeyError};
 pub use link::{MacAddr, link_local, vtep_mac};
 pub use mtu::{MIN_MTU, cable_mtu, overlay_mtu};

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::ArgAction;
 use clap::builder::{BoolishValueParser, FalseyValueParser};
 use culvert_api::object_name;
-use culvert_model::{Addresses, ClusterId, ClusterIdError, IpFamily};
+use culvert_model::{Addresses, ClusterId, ClusterIdError, ForeignSubnets, IpFamily, SubnetError, overlaps};
 use ipnet::IpNet;
 
 use crate::logging::LogFormat;
@@ -26,6 +26,9 @@ pub struct NodeArgs {
     /// Service CIDRs of this cluster, separated by commas.
     #[arg(long, env = "SUBMARINER_SERVICECIDR", value_delimiter = ',')]
     pub service_cidr: Vec<String>,
+    /// Global CIDRs of this cluster, separated by commas: other clusters reach it by these alone. None without Globalnet.
+    #[arg(long, env = "SUBMARINER_GLOBALCIDR", value_delimiter = ',')]
+    pub global_cidr: Vec<String>,
     #[command(flatten)]
     pub records: RecordsArgs,
     /// Name of this node [default: the host name].
@@ -141,6 +144,7 @@ pub struct NodeIdentity {
     pub records: Location,
     pub pods: Vec<IpNet>,
     pub services: Vec<IpNet>,
+    pub global: Vec<IpNet>,
     pub node: String,
 }
 
@@ -155,11 +159,15 @@ impl NodeArgs {
         if pods.is_empty() {
             return Err(FlagError::NoCidr { flag: "--cluster-cidr" });
         }
+        let services = subnets("--service-cidr", &self.service_cidr)?;
+        let global = subnets("--global-cidr", &self.global_cidr)?;
+        check_global(&global, pods.iter().chain(&services))?;
         Ok(NodeIdentity {
             cluster: self.cluster_id.parse()?,
             records: self.records.location(Surroundings::of_daemon())?,
             pods,
-            services: subnets("--service-cidr", &self.service_cidr)?,
+            services,
+            global,
             node: node_name(self.node_name.clone())?,
         })
     }
@@ -174,6 +182,12 @@ pub enum FlagError {
     Cidr { flag: &'static str, value: String },
     #[error("{flag}: {value} covers every address: give the range that this cluster uses")]
     Everything { flag: &'static str, value: IpNet },
+    #[error(
+        "--global-cidr: {global} overlaps {local} of this cluster itself: run `culvert join` with another --globalnet-cidr"
+    )]
+    GlobalOverlaps { global: IpNet, local: IpNet },
+    #[error("--global-cidr: {0}")]
+    Global(#[from] SubnetError),
     #[error("{flag} is empty: give the CIDRs of this cluster")]
     NoCidr { flag: &'static str },
     #[error("{flag}: {value:?} is no address that a node can have: write it as `192.168.1.10`")]
@@ -210,6 +224,17 @@ fn subnets(flag: &'static str, texts: &[String]) -> Result<Vec<IpNet>, FlagError
         Err(_) => Err(FlagError::Cidr { flag, value: text.to_owned() }),
     };
     given(texts).map(parse).collect()
+}
+
+/// Checks that global CIDRs can be told from what the cluster has otherwise, and are any cluster's at all.
+fn check_global<'a>(global: &[IpNet], local: impl Iterator<Item = &'a IpNet> + Clone) -> Result<(), FlagError> {
+    for &global in global {
+        ForeignSubnets::default().check(global)?;
+        if let Some(&local) = local.clone().find(|local| overlaps(local, &global)) {
+            return Err(FlagError::GlobalOverlaps { global, local });
+        }
+    }
+    Ok(())
 }
 
 /// Reads addresses, at most one of each family; `None` if there is none.
@@ -254,6 +279,10 @@ mod tests {
         values.iter().map(|&value| value.to_owned()).collect()
     }
 
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn empty_texts_are_not_given() {
         assert_eq!(subnets("--cluster-cidr", &texts(&["", " "])).unwrap(), []);
@@ -277,6 +306,15 @@ mod tests {
             assert!(error.contains("--node-ip") && error.contains(value), "{error}");
         }
         assert!(addresses("--node-ip", &texts(&["10.0.0.1", "10.0.0.2"])).is_err());
+    }
+
+    #[test]
+    fn a_global_cidr_is_none_of_the_clusters_own_and_no_reserved_one() {
+        let pods = [net("10.1.0.0/16")];
+        let refusal = |global: &str| check_global(&[net(global)], pods.iter()).err().map(|error| error.to_string());
+        assert_eq!(refusal("242.1.0.0/16"), None);
+        assert!(refusal("10.0.0.0/8").unwrap().contains("10.0.0.0/8 overlaps 10.1.0.0/16 of this cluster itself"));
+        assert!(refusal("169.254.1.0/24").unwrap().starts_with("--global-cidr: subnet 169.254.1.0/24 overlaps"));
     }
 
     #[test]

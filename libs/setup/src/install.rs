@@ -256,7 +256,10 @@ fn rights(broker: &Broker) -> Vec<Right> {
             namespace: reference.namespace.clone(),
         })
     });
-    needed.collect::<BTreeSet<_>>().into_iter().collect()
+    let mut needed: BTreeSet<Right> = needed.collect();
+    // Of what `subctl` made too, and only as long as nobody else has changed it meanwhile.
+    needed.insert(Right::new("update", "", "configmaps", Some(&broker.namespace)));
+    needed.into_iter().collect()
 }
 
 #[cfg(test)]

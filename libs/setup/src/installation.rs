@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::definitions::{Definitions, UnusableDefinition, definitions};
 use crate::error::ServerError;
 use crate::local::daemon_set;
-use crate::manifests::{self, GATEWAY, GATEWAY_LABEL, NETWORK_PLUGIN, ROUTE_AGENT, uninstaller_name};
+use crate::manifests::{self, GATEWAY, GATEWAY_LABEL, GLOBAL_CIDR, NETWORK_PLUGIN, ROUTE_AGENT, uninstaller_name};
 use crate::names::{BROKER_SECRET, OPERATOR_NAMESPACE};
 use crate::networks::Networks;
 use crate::object::{Kind, ObjectRef};
@@ -25,6 +25,8 @@ const SUBMARINER_GATEWAY: &str = "submariner-gateway";
 pub struct Settings {
     pub cluster: ClusterId,
     pub networks: Networks,
+    /// Its CIDRs in the clusterset's global addresses; none without Globalnet.
+    pub global: Vec<IpNet>,
     /// The broker's API server, with scheme.
     pub broker_url: String,
     pub broker_namespace: String,
@@ -37,6 +39,10 @@ pub struct Settings {
 pub struct Installation {
     /// The id that it joined by.
     pub cluster: Option<String>,
+    /// Its global CIDRs, as they are written; empty without Globalnet.
+    pub global: String,
+    /// The namespace of its broker.
+    pub broker_namespace: Option<String>,
     /// Its own Cluster records; other clusters' are not here.
     pub recorded: BTreeSet<String>,
     /// Whether Submariner runs in it.
@@ -85,6 +91,9 @@ impl Settings {
             ("BROKER_K8S_APISERVER", self.broker_url.trim_start_matches("https://").trim_end_matches('/').to_owned()),
             ("BROKER_K8S_REMOTENAMESPACE", self.broker_namespace.clone()),
         ]);
+        if !self.global.is_empty() {
+            variables.insert(GLOBAL_CIDR, cidrs(&self.global));
+        }
         variables.extend(self.variables.iter().map(|(name, value)| (*name, value.clone())));
         variables
     }
@@ -141,7 +150,7 @@ impl Server {
     pub async fn installation(&self) -> Result<Installation, ServerError> {
         let settings = ObjectRef::new(Kind::CONFIG_MAP, OPERATOR_NAMESPACE, manifests::SETTINGS);
         let settings = self.find(&settings).await?.unwrap_or_default();
-        let joined = settings["data"]["SUBMARINER_CLUSTERID"].as_str().filter(|id| !id.is_empty());
+        let setting = |name: &str| settings["data"][name].as_str().filter(|value| !value.is_empty()).map(str::to_owned);
         let own = |cluster: &&Value| cluster["metadata"]["labels"][labels::CLUSTER_ID].is_null();
         let clusters = self.list(Kind::CLUSTER, OPERATOR_NAMESPACE).await?;
         let recorded = clusters.iter().filter(own).filter_map(|cluster| cluster["metadata"]["name"].as_str());
@@ -150,7 +159,9 @@ impl Server {
             half_uninstalled |= self.find(&daemon_set(&name)).await?.is_some();
         }
         Ok(Installation {
-            cluster: joined.map(str::to_owned),
+            cluster: setting("SUBMARINER_CLUSTERID"),
+            global: setting(GLOBAL_CIDR).unwrap_or_default(),
+            broker_namespace: setting("BROKER_K8S_REMOTENAMESPACE"),
             recorded: recorded.map(str::to_owned).collect(),
             submariner: self.find(&daemon_set(SUBMARINER_GATEWAY)).await?.is_some(),
             half_uninstalled,
@@ -257,11 +268,17 @@ mod tests {
                 pods: vec!["10.1.0.0/16".parse().unwrap(), "fd01::/48".parse().unwrap()],
                 services: vec!["100.1.0.0/16".parse().unwrap()],
             },
+            global: vec![],
             broker_url: "https://192.0.2.1:6443/".to_owned(),
             broker_namespace: "ns".to_owned(),
             variables: BTreeMap::from([("CE_IPSEC_NATTPORT", "4501".to_owned())]),
         };
-        let variables = settings.variables();
+        assert!(
+            !settings.variables().contains_key("SUBMARINER_GLOBALCIDR"),
+            "nothing changes where there is no Globalnet"
+        );
+        let variables = Settings { global: vec!["242.1.0.0/16".parse().unwrap()], ..settings }.variables();
+        assert_eq!(variables["SUBMARINER_GLOBALCIDR"], "242.1.0.0/16");
         assert_eq!(variables["SUBMARINER_NETWORKPLUGIN"], "generic");
         assert_eq!(variables["SUBMARINER_CLUSTERCIDR"], "10.1.0.0/16,fd01::/48");
         assert_eq!(variables["BROKER_K8S_APISERVER"], "192.0.2.1:6443");

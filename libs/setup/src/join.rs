@@ -175,6 +175,30 @@ fn is_taken(request: &JoinRequest, account: Option<&Value>, recorded: bool) -> b
     }
 }
 
+impl Server {
+    /// Tells whether an id is this cluster's at a broker: its account there says so, or does not say whose it is.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`].
+    pub async fn knows_member(&self, member: &Member, identity: &str) -> Result<bool, ServerError> {
+        let account = ObjectRef::new(Kind::SERVICE_ACCOUNT, &member.broker, &names::account(&member.cluster));
+        let account = self.find(&account).await?;
+        let owner = |account: &Value| account["metadata"]["annotations"][IDENTITY].as_str().map(str::to_owned);
+        Ok(account.is_some_and(|account| owner(&account).is_none_or(|owner| owner == identity)))
+    }
+
+    /// Tells whether a member's Cluster is at the broker.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`].
+    pub async fn has_cluster(&self, member: &Member) -> Result<bool, ServerError> {
+        let record = ObjectRef::new(Kind::CLUSTER, &member.broker, member.cluster.as_str());
+        Ok(self.find(&record).await?.is_some())
+    }
+}
+
 fn own_role_rights(namespace: &str) -> Vec<Right> {
     let rbac = "rbac.authorization.k8s.io";
     let mut rights = vec![

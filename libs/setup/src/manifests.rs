@@ -35,6 +35,9 @@ const CALICO_FILE: &str = include_str!("../../../deploy/kubernetes/calico/route-
 /// The variable that names the network plugin, as Submariner's (chapter 7).
 pub const NETWORK_PLUGIN: &str = "SUBMARINER_NETWORKPLUGIN";
 
+/// The variable with the cluster's global CIDRs, separated by commas; not set without Globalnet (Submariner chapter 4.1).
+pub const GLOBAL_CIDR: &str = "SUBMARINER_GLOBALCIDR";
+
 /// What tells a gateway's pod that it has to begin anew; a mounted Secret changes without that.
 const PSK_VERSION: &str = "culvert.io/psk-version";
 

@@ -4,6 +4,7 @@
 //! Kubernetes' own components do. Unlike Submariner, services are first looked for in ServiceCIDR objects.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde_json::Value;
@@ -109,6 +110,14 @@ impl Facts {
             pods: pods.or_else(|| self.generic_pods()),
             services: services.or_else(|| self.generic_services()),
         }
+    }
+
+    /// Returns the addresses of the nodes, each as the CIDR that it alone is in.
+    pub fn node_addresses(&self) -> Vec<IpNet> {
+        let addresses = self.nodes.iter().flat_map(|node| node["status"]["addresses"].as_array().into_iter().flatten());
+        // Other types, such as Hostname, are no addresses.
+        let parsed = addresses.filter_map(|one| one["address"].as_str()?.parse::<IpAddr>().ok());
+        parsed.map(IpNet::from).collect()
     }
 
     /// Returns the plugin's name, and what it says of pods and of services.

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use culvert_model::ClusterId;
 use serde_json::{Value, json};
 
+use crate::globalnet::Globalnet;
 use crate::names::{ADMIN, MANAGED_BY, PSK_SECRET, SETTINGS, SUBMARINER_ROLE, admin_namespace};
 use crate::secret::SecretBytes;
 
@@ -106,7 +107,7 @@ impl Broker {
             })
         };
         vec![
-            config("submariner-globalnet-info", json!({"globalnetEnabled": "false", "clusterinfo": "[]"})),
+            Globalnet::default().config_map(&self.namespace, None),
             config(
                 "submariner-clustersetip-info",
                 json!({

@@ -197,6 +197,26 @@ impl Server {
         }
     }
 
+    /// Replaces an object if it is still of the resource version that it names, or else gives `false`.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`].
+    pub async fn replace(&self, object: &Value) -> Result<bool, ServerError> {
+        let reference = ObjectRef::of(object);
+        let api = self.api(reference.kind, reference.namespace.as_deref());
+        let error =
+            |message: String| ServerError::Answer { server: self.url.clone(), what: reference.to_string(), message };
+        let typed = serde_json::from_value(object.clone()).map_err(|cause| error(cause.to_string()))?;
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        match ask(|| api.replace(&reference.name, &params, &typed)).await {
+            Ok(_) => Ok(true),
+            // One that is gone meanwhile has changed too.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
+            Err(error) => Err(self.error(reference.to_string(), &error)),
+        }
+    }
+
     /// Reads an object; `None` if there is none, or if the server does not know its kind.
     ///
     /// # Errors

@@ -240,6 +240,7 @@ mod tests {
                 pods: vec!["10.9.0.0/16".parse().unwrap(), "10.10.0.0/16".parse().unwrap()],
                 services: vec![],
             },
+            global: vec![],
             broker_url: "https://203.0.113.1:6443".to_owned(),
             broker_namespace: "ns".to_owned(),
             variables: BTreeMap::from([("SUBMARINER_PUBLICIP", "api:a.b/c?d&e=$f".to_owned())]),

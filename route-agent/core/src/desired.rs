@@ -1,10 +1,11 @@
 //! Decides the kernel state of a node: the overlay to the gateway, the routes to other clusters, and what guards them.
 //!
 //! Every node has an `unreachable` route for all that other clusters announced, so that nothing leaves in the clear
-//! when a cable or a gateway is away. A worker has, above these, routes over the overlay to the active gateway; on the
+//! when a cable or a gateway is away, and one for this cluster's own global CIDRs, which lead nowhere but on the gateway's
+//! node, where Globalnet's routes come first. A worker has, above these, routes over the overlay to the active gateway; on the
 //! gateway node the cable routes of the gateway daemon come first by their rule.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use culvert_model::{Endpoint, IpFamily, link_local, overlay_mtu, vtep_mac};
@@ -43,8 +44,10 @@ struct Overlay<'a> {
 pub fn desired(inputs: &Inputs) -> (State, Vec<Refused>) {
     let (remote, mut refused) = remote(inputs);
     let mut state = State::default();
-    state.rules.extend(remote.families().map(node_rule));
-    state.routes.extend(unreachable_routes(&remote));
+    let guarded: BTreeSet<IpNet> = remote.guarded().chain(inputs.global.iter().map(IpNet::trunc)).collect();
+    let has = |family: &IpFamily| guarded.iter().any(|subnet| IpFamily::of_net(subnet) == *family);
+    state.rules.extend(IpFamily::ALL.into_iter().filter(has).map(node_rule));
+    state.routes.extend(guarded.into_iter().map(unreachable_route));
     state.nft.insert(NFT_TABLE.to_owned(), filter::table(inputs, &remote));
     let overlay = match overlay(inputs) {
         Ok(overlay) => Some(overlay),
@@ -73,10 +76,8 @@ fn node_rule(family: IpFamily) -> Rule {
     Rule { priority: NODE_RULE, family, selector: RuleSelector::All, table: NODE_TABLE }
 }
 
-fn unreachable_routes(remote: &Remote) -> impl Iterator<Item = (RouteKey, RouteTarget)> {
-    remote.guarded().map(|destination| {
-        (RouteKey { table: NODE_TABLE, destination, metric: UNREACHABLE_METRIC }, RouteTarget::Unreachable)
-    })
+fn unreachable_route(destination: IpNet) -> (RouteKey, RouteTarget) {
+    (RouteKey { table: NODE_TABLE, destination, metric: UNREACHABLE_METRIC }, RouteTarget::Unreachable)
 }
 
 /// Adds the way to `gateway` and the routes over it.

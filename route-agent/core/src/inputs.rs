@@ -23,6 +23,8 @@ pub struct Inputs {
     pub pods: Vec<IpNet>,
     /// Service CIDRs of this cluster.
     pub services: Vec<IpNet>,
+    /// Global CIDRs of this cluster; none without Globalnet.
+    pub global: Vec<IpNet>,
     /// Endpoints of all clusters, this one's included.
     pub endpoints: Vec<Endpoint>,
     /// Clusters that are known, also those that have left.

@@ -98,7 +98,7 @@ pub(crate) fn remote(inputs: &Inputs) -> (Remote, Vec<Refused>) {
 fn foreign_subnets(inputs: &Inputs) -> ForeignSubnets {
     let attached = inputs.foreign_interfaces().flat_map(|(_, interface)| interface.addresses.iter().map(IpNet::trunc));
     ForeignSubnets {
-        local: inputs.pods.iter().chain(&inputs.services).copied().collect(),
+        local: inputs.pods.iter().chain(&inputs.services).chain(&inputs.global).copied().collect(),
         nodes: attached.chain(inputs.nodes().into_iter().map(IpNet::from)).collect(),
     }
 }

@@ -45,6 +45,7 @@ pub(crate) fn inputs() -> Inputs {
         address: "192.168.1.20".parse::<std::net::IpAddr>().unwrap().into(),
         pods: vec![net("10.1.0.0/16")],
         services: vec![net("100.1.0.0/16")],
+        global: Vec::new(),
         endpoints: vec![
             endpoint("east", "gateway", "192.168.1.10", &["100.1.0.0/16", "10.1.0.0/16"]),
             endpoint("west", "far", "192.168.2.10", &["100.2.0.0/16", "10.2.0.0/16"]),

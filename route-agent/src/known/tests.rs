@@ -10,6 +10,7 @@ fn config() -> Config {
         cluster: "east".parse().unwrap(),
         pods: vec!["10.1.0.0/16".parse().unwrap()],
         services: Vec::new(),
+        global: Vec::new(),
         records: "/r".into(),
         node: "worker".to_owned(),
         address: None,

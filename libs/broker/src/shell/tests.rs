@@ -242,6 +242,32 @@ async fn many_clusters_do_not_keep_endpoints_waiting_and_are_all_written_in_the_
 }
 
 #[tokio::test]
+async fn a_gateway_with_other_subnets_replaces_its_endpoint_without_the_two_being_there_at_once() {
+    let broker = tempfile::tempdir().unwrap();
+    let (mut east, _) = pair(&broker).await;
+    let store = Records::open(broker.path());
+    let key = (backend_config::PUBLIC_KEY.to_owned(), "key".to_owned());
+    let mut old = east.store.find::<Endpoint>(&endpoint_of("east")).await.unwrap().unwrap();
+    old.spec.backend_config.extend([key]);
+    east.store.update(&old).await.unwrap();
+    east.pass(Instant::now()).await.unwrap();
+    let mut new = Endpoint::new("east-submariner-cable-east-10-0-0-1g1", old.spec.clone());
+    new.spec.subnets = vec!["242.1.0.0/16".to_owned()];
+    assert!(is_changed(old.name(), &found(&store, &mut vec![]).await.unwrap(), &[new.clone()]));
+    new.spec.subnets.clone_from(&old.spec.subnets);
+    assert!(!is_changed(old.name(), &found(&store, &mut vec![]).await.unwrap(), &[new.clone()]), "it has only moved");
+    new.spec.subnets = vec!["242.1.0.0/16".to_owned()];
+
+    east.store.delete::<Endpoint>(old.name()).await.unwrap();
+    east.store.create(&new).await.unwrap();
+    east.pass(Instant::now()).await.unwrap();
+
+    let names = store.list::<Endpoint>().await.unwrap().records;
+    let names: Vec<&str> = names.iter().map(Record::name).filter(|name| name.starts_with("east")).collect();
+    assert_eq!(names, [new.name()]);
+}
+
+#[tokio::test]
 async fn an_endpoint_stays_while_the_one_that_takes_its_place_is_refused() {
     let endpoint = |cluster: &str, name: &str| {
         Endpoint::new(name, EndpointSpec { cluster_id: cluster.to_owned(), ..EndpointSpec::default() })

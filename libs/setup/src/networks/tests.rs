@@ -124,3 +124,16 @@ fn what_is_given_counts_and_what_is_no_cidr_is_named() {
     let error = facts.networks(&[], &given).unwrap_err().to_string();
     assert!(error.contains("\"ten\", kube-controller-manager says") && error.contains("--clustercidr"), "{error}");
 }
+
+#[test]
+fn nodes_are_known_by_all_their_addresses_and_not_by_names() {
+    let addresses = json!([
+        {"type": "InternalIP", "address": "192.168.1.10"},
+        {"type": "InternalIP", "address": "fd00::10"},
+        {"type": "Hostname", "address": "n1"},
+    ]);
+    let nodes = vec![json!({"status": {"addresses": addresses}}), json!({})];
+    let facts = Facts { nodes, ..Facts::default() };
+    let expected: Vec<IpNet> = ["192.168.1.10/32", "fd00::10/128"].map(|text| text.parse().unwrap()).into();
+    assert_eq!(facts.node_addresses(), expected);
+}

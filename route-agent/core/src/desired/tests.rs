@@ -50,6 +50,25 @@ fn a_worker_routes_over_the_overlay_and_guards_every_subnet() {
 }
 
 #[test]
+fn own_global_addresses_lead_nowhere_on_any_node_and_are_nobody_elses() {
+    let mut inputs = Inputs { global: vec![net("242.1.0.0/16")], ..inputs() };
+    inputs.endpoints[1].subnets = vec![net("242.1.7.0/24"), net("242.2.0.0/16")];
+    inputs.clusters.clear();
+    let (state, refused) = desired(&inputs);
+
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    insta::assert_snapshot!(shown(&state), @r"
+    242.1.0.0/16 unreachable table 7202 metric 4278198272
+    242.2.0.0/16 via 192.168.1.10 dev culvert-ov src 10.1.2.1 table 7202 metric 100
+    242.2.0.0/16 unreachable table 7202 metric 4278198272
+    ");
+    // Without any other cluster too.
+    inputs.endpoints.truncate(1);
+    let (state, _) = desired(&inputs);
+    assert_eq!((state.rules.len(), state.routes.len()), (1, 1));
+}
+
+#[test]
 fn every_node_has_the_overlay_link_and_the_rule() {
     for hostname in ["gateway", "worker"] {
         let mut inputs = inputs();
