@@ -11,6 +11,7 @@ use culvert_api::RouteAgent;
 use culvert_kernel::{Kernel, KernelError, forget_translated_flows, node_facts, route_to};
 use culvert_model::{Addresses, IpFamily, clipped};
 use culvert_netstate::State;
+use culvert_netstate::own::NODE_TABLE;
 use culvert_route_agent_core::{Inputs, desired, targets, wanted_pools};
 use culvert_runtime::Records;
 use culvert_runtime::reconcile::{Pass, Restraint, Wake};
@@ -148,7 +149,8 @@ impl Agent {
     /// Lets flows to newly known subnets begin anew, once their source is kept; says what failed.
     async fn forget_early_flows(&mut self, state: &State) -> Vec<String> {
         let own = &self.config.global;
-        let destinations = state.routes.keys().map(|route| route.destination);
+        // Nodes have routes too, in a table of their own; how flows to them are translated is not our business.
+        let destinations = state.routes.keys().filter(|route| route.table == NODE_TABLE).map(|route| route.destination);
         let remote: BTreeSet<IpNet> = destinations.filter(|subnet| !own.contains(subnet)).collect();
         self.kept.retain(|subnet| remote.contains(subnet));
         let new: BTreeSet<IpNet> = remote.difference(&self.kept).copied().collect();
