@@ -1,4 +1,7 @@
 //! Who holds which global address: what the allocation gives and the NAT takes.
+//!
+//! Each egress address belongs to one gateway, since replies have to come to the connection table that knows their flow.
+//! While one gateway of a cluster is active, all are its own; with several, a gateway is to stand beside each of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -77,4 +77,6 @@ pub struct Pod {
     pub is_on_host_network: bool,
     /// `status.phase: Running`.
     pub is_running: bool,
+    /// `status.phase: Succeeded` or `Failed`: its addresses may be another pod's by now.
+    pub is_finished: bool,
 }

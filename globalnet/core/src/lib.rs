@@ -3,11 +3,31 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod addresses;
+mod allocation;
+mod applicants;
 mod cluster;
+mod conditions;
+mod exports;
+mod groups;
+mod ledger;
+mod names;
 mod nat;
+mod objects;
+mod pool;
+mod selector;
 mod served;
+#[cfg(test)]
+mod testing;
 
 pub use addresses::{EgressGroup, GlobalAddresses};
+pub use allocation::allocate;
+pub use applicants::{CLUSTER_EGRESS, CLUSTER_EGRESS_NUMBER, MAX_ADDRESSES};
 pub use cluster::{Endpoints, ObjectKey, Pod, Port, Service, ServiceEndpoint};
-pub use nat::{REFUSED, desired, from_cable, is_global};
+pub use conditions::{ALLOCATED, CONFLICTED};
+pub use nat::{REFUSED, desired, from_cable};
+pub use objects::{
+    Condition, Decision, EgressObject, FoundStatus, Holder, IngressObject, IngressSpec, Inputs, Memory, Status, Target,
+};
+pub use pool::{Pool, PoolError};
+pub use selector::{Selector, SelectorError};
 pub use served::served;

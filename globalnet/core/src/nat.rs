@@ -19,7 +19,6 @@ use std::net::IpAddr;
 use culvert_model::IpFamily;
 use culvert_netstate::nft::{Chain, Hook, Map, Set, Table};
 use culvert_netstate::{RouteKey, RouteTarget, State, own};
-use ipnet::IpNet;
 
 use crate::GlobalAddresses;
 
@@ -199,11 +198,6 @@ fn words(family: IpFamily) -> Words {
         IpFamily::V4 => Words { ip: "ip", key: "ipv4_addr", echo: "icmp type echo-request" },
         IpFamily::V6 => Words { ip: "ip6", key: "ipv6_addr", echo: "icmpv6 type echo-request" },
     }
-}
-
-/// Tells whether the source of a flow to another cluster, as that cluster sees it, is one of this cluster's.
-pub fn is_global(cidrs: &[IpNet], source: IpAddr) -> bool {
-    cidrs.iter().any(|cidr| cidr.contains(&source))
 }
 
 #[cfg(test)]
