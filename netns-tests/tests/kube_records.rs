@@ -20,6 +20,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
+mod kube_objects;
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A cluster with a namespace to itself in each test.
@@ -145,6 +147,7 @@ fn records_in_an_api_server_keep_their_promises() {
         who_may_not_is_told_what_he_lacks(&Store::new(cluster, "rights")).await;
         an_object_that_is_not_understood_hides_no_other(&Store::new(cluster, "broken")).await;
         a_status_that_is_served_apart_is_written_apart(&Store::new(cluster, "apart")).await;
+        kube_objects::objects_of_all_namespaces_keep_the_promises_of_records(cluster).await;
         an_outage_is_lived_through(&lab, &Store::new(cluster, "outage")).await;
     });
 }
@@ -431,6 +434,9 @@ async fn an_outage_is_lived_through(lab: &Lab, store: &Store<'_>) {
     records.create(&member("west")).await.unwrap();
     records.create(&member("north")).await.unwrap();
     assert_eq!(records.list::<ClusterRecord>().await.unwrap().records.len(), 2);
+    let objects = kube_objects::open(store, "objects").await;
+    let all = objects.list::<ClusterRecord>().await.unwrap().records.len();
+    let mut rings = objects.watch(const { &[ClusterRecord::RESOURCE] });
     let mut watch = records.watch(const { &[ClusterRecord::RESOURCE] });
 
     kill_control_plane(store.cluster).unwrap();
@@ -446,6 +452,10 @@ async fn an_outage_is_lived_through(lab: &Lab, store: &Store<'_>) {
     ] {
         assert!(error.is_away() && error.to_string().contains("https://203.0.113.2:6443"), "{error}");
     }
+    timeout(PATIENCE, rings.changed()).await.expect("an outage rings here, too");
+    assert!(objects.outage().is_some_and(|outage| outage.contains("https://203.0.113.2:6443")));
+    assert_eq!(objects.list::<ClusterRecord>().await.unwrap().records.len(), all, "as they were seen last");
+    assert!(objects.apply_status(&kube_objects::within("outage", agent("gw", "1"))).await.unwrap_err().is_away());
     // Who begins now knows nothing, which is not "there are none".
     let late = store.open("late").await;
     assert!(matches!(late.list::<ClusterRecord>().await, Err(StoreError::Unread { .. })));
@@ -457,6 +467,8 @@ async fn an_outage_is_lived_through(lab: &Lab, store: &Store<'_>) {
     assert_eq!(listing.problems.len(), 0);
     wait_followed(&records).await;
     wait_listed::<ClusterRecord>(&late, |listing| names(listing) == ["west"]).await;
+    kube_objects::wait_objects::<ClusterRecord>(&objects, |listing| listing.records.len() == all - 1).await;
+    assert_eq!(objects.outage(), None);
     records.apply(&member("south")).await.unwrap();
     wait_listed::<ClusterRecord>(&late, |listing| names(listing) == ["south", "west"]).await;
 }

@@ -125,7 +125,7 @@ impl Directory {
     pub(super) async fn apply<R: Record>(&self, key: &Key, record: &R) -> Result<Applied, StoreError> {
         self.identity()?;
         if let Some(current) = self.load::<R>(key)?
-            && self.difference(&current, record)?.is_none()
+            && self.applied(&current, record)?.is_none()
         {
             return Ok(Applied::Unchanged);
         }
@@ -134,7 +134,7 @@ impl Directory {
             self.write_new(key, record)?;
             return Ok(Applied::Created);
         };
-        match self.difference(&current, record)? {
+        match self.applied(&current, record)? {
             Some(new) => self.write(key, &current.path, &new).map(|_| Applied::Updated),
             None => Ok(Applied::Unchanged),
         }
@@ -314,6 +314,14 @@ impl Directory {
             new.metadata_mut().uid = Some(file::random_uid()?);
         }
         Ok(Some(new))
+    }
+
+    /// As [`Self::difference`]; a record without a status says nothing of it.
+    fn applied<R: Record>(&self, current: &Loaded<R>, record: &R) -> Result<Option<R>, StoreError> {
+        if file::has_status(&current.record) && !file::has_status(record) {
+            return self.difference(current, &file::with_status(&current.path, record, &current.record)?);
+        }
+        self.difference(current, record)
     }
 
     fn write_new<R: Record>(&self, key: &Key, record: &R) -> Result<R, StoreError> {

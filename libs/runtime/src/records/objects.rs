@@ -94,7 +94,7 @@ impl Objects {
     }
 
     /// Creates an object, or brings it to what `record` says, as [`super::Records::apply`] does; its status too, if `record`
-    /// has one. Writes only on difference.
+    /// has one, or else the status stays as it is. Writes only on difference.
     ///
     /// # Errors
     ///
@@ -138,7 +138,8 @@ impl Objects {
 
     /// Watches all objects of `kinds`. Needs a Tokio runtime.
     ///
-    /// To miss nothing, watch first and list then.
+    /// To miss nothing, watch first and list then; and soon, because only a listing tells what the objects are to be held
+    /// as.
     pub fn watch(&self, kinds: &'static [Resource]) -> Watch {
         match &self.form {
             Form::Directory(directory) => Watch::of_directory(directory.watch(kinds)),

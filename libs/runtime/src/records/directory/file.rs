@@ -218,6 +218,11 @@ pub(super) fn render<R: Record>(path: &Path, record: &R) -> Result<String, Store
         .map_err(|error| StoreError::Unreadable { problem: Problem::of(path, &error.to_string()) })
 }
 
+/// Tells whether a record says anything of its status.
+pub(super) fn has_status<R: Record>(record: &R) -> bool {
+    serde_json::to_value(record).is_ok_and(|value| value.get("status").is_some_and(|status| !status.is_null()))
+}
+
 /// Returns `record` with the status of `other`; `path` is where it lies.
 pub(super) fn with_status<R: Record>(path: &Path, record: &R, other: &R) -> Result<R, StoreError> {
     let mixed = || {

@@ -1,6 +1,7 @@
 //! Objects of all namespaces in real directories: where their files lie, and what is wrong with those that lie elsewhere.
 
-use culvert_api::{Gateway, GatewayStatus, Lease, LeaseSpec, ObjectMeta};
+use culvert_api::{Gateway, GatewayStatus, Lease, LeaseSpec, ObjectMeta, Service};
+use k8s_openapi::api::core::v1::{ServiceSpec, ServiceStatus};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -194,6 +195,23 @@ async fn a_status_is_applied_to_what_is_there_and_changes_nothing_else() {
     objects.delete::<Gateway>("shop", "gw").await.unwrap();
     objects.create(&gateway("new")).await.unwrap();
     assert!(matches!(objects.apply_status(&found).await, Err(StoreError::Conflict { .. })), "another of that name");
+}
+
+#[tokio::test]
+async fn an_apply_without_a_status_leaves_it() {
+    let (root, objects) = store().await;
+    let mut service = Service::default();
+    service.metadata.name = Some("web".to_owned());
+    service.metadata.namespace = Some("shop".to_owned());
+    service.status = Some(ServiceStatus::default());
+    objects.create(&service).await.unwrap();
+    assert!(fs::read_to_string(root.path().join("services/shop/web.yaml")).unwrap().contains("status:"));
+    service.status = None;
+    assert_eq!(objects.apply(&service).await.unwrap(), Applied::Unchanged);
+    service.spec = Some(ServiceSpec::default());
+    assert_eq!(objects.apply(&service).await.unwrap(), Applied::Updated);
+    let found = objects.find::<Service>("shop", "web").await.unwrap().unwrap();
+    assert!(found.spec.is_some() && found.status.is_some());
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! Tells when something in a directory of records changed.
 //!
-//! By inotify on the root and on the directory of each kind, and on those of namespaces below it if there are such. Names that begin with a dot do not count. What inotify
-//! cannot see, a root that was replaced or mounted over, is looked for every 500 ms; so is a root that is away.
+//! By inotify on the root, on the directory of each kind, and on those of namespaces below it if there are such. Names that
+//! begin with a dot do not count. What inotify cannot see, a root that was replaced or mounted over, is looked for every
+//! 500 ms; so is a root that is away.
 
 use std::ffi::OsStr;
 use std::fs;
