@@ -1,13 +1,22 @@
 //! Which backends serve an address, protocol and port, and the nftables state that follows.
 //!
-//! One renderer for global addresses, for cluster addresses that arrive by a cable, and for clusterset addresses.
+//! One renderer for global addresses, for cluster addresses that arrive by a cable, and for clusterset addresses. Each
+//! user has an nftables table of its own ([`Table`]): a few maps that all services share, and one chain for each number
+//! of slots, not for each service ([`structure`]). A service is elements of the maps ([`Placed`]).
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod placed;
+mod slots;
+pub mod structure;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use culvert_model::Frontend;
+
+pub use placed::{Change, Element, Id, Placed};
+pub use structure::{Map, Table, Target};
 
 /// Services by where clients find them.
 pub type Services = BTreeMap<Frontend, Service>;
