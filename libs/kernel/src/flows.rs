@@ -1,4 +1,4 @@
-//! Forgets flows that were translated before the node knew better.
+//! Forgets flows that were translated before the node knew better, or to a backend that is gone.
 //!
 //! The first NAT binding of a flow wins for as long as the flow lives. A client that tried to reach another cluster
 //! before its subnets were known here got another source on its way to the default route, and so would every later
@@ -14,7 +14,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::process::Stdio;
 
-use culvert_model::IpFamily;
+use culvert_model::{Frontend, IpFamily, Protocol};
+use culvert_services::Backend;
 use ipnet::IpNet;
 use tokio::process::Command;
 
@@ -34,14 +35,41 @@ pub async fn forget_translated_flows(destinations: &BTreeSet<IpNet>) -> Result<(
         if !destinations.iter().any(|subnet| IpFamily::of_net(subnet) == family) {
             continue;
         }
-        let family = match family {
-            IpFamily::V4 => "ipv4",
-            IpFamily::V6 => "ipv6",
-        };
-        let listing = conntrack(&["--dump", "--src-nat", "--family", family]).await?;
+        let listing = conntrack(&["--dump", "--src-nat", "--family", conntrack_family(family)]).await?;
         ctnetlink::delete(&translated(&listing, &subnets)).map_err(KernelError::Flows)?;
     }
     Ok(())
+}
+
+/// Removes the flows from clients of a service to a backend that serves it no more from connection tracking; the next
+/// packet of each is placed anew. No other flow is touched, not even one to the same backend by another way.
+///
+/// A TCP connection that is still alive breaks: its next packet comes to a backend that does not know it and resets it.
+/// Whoever lets connections of an ending pod come to their end keeps the pod out of `gone` until it is away.
+///
+/// Works in the network namespace of the calling thread.
+///
+/// # Errors
+///
+/// As [`forget_translated_flows`].
+pub async fn forget_flows_to(gone: &[(Frontend, Backend)]) -> Result<(), KernelError> {
+    let gone: BTreeSet<(Frontend, Backend)> = gone.iter().copied().collect();
+    for family in IpFamily::ALL {
+        if !gone.iter().any(|(frontend, _)| IpFamily::of(frontend.address) == family) {
+            continue;
+        }
+        let listing = conntrack(&["--dump", "--dst-nat", "--family", conntrack_family(family)]).await?;
+        ctnetlink::delete(&to_backends(&listing, &gone)).map_err(KernelError::Flows)?;
+    }
+    Ok(())
+}
+
+/// Returns what the program calls a family.
+fn conntrack_family(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => "ipv4",
+        IpFamily::V6 => "ipv6",
+    }
 }
 
 /// Runs the program and returns what it lists.
@@ -99,24 +127,23 @@ enum Upper {
     Nothing,
 }
 
-/// Returns the listed flows to `subnets` whose source is another one on their way.
-///
-/// The program's own `--src-nat` also lists flows whose source was bound to itself.
-fn translated(listing: &str, subnets: &Subnets<'_>) -> BTreeSet<Flow> {
-    let of_line = |line: &str| {
-        let mut words = line.split_whitespace();
-        let protocol = words.nth(1)?.parse().ok()?;
+/// A flow as the program lists it: who sent the first packet, and who sends and gets the answers.
+struct Listed {
+    flow: Flow,
+    answers_from: (IpAddr, Option<u16>),
+    answers_to: IpAddr,
+}
+
+impl Listed {
+    fn parse(line: &str) -> Option<Self> {
+        let protocol = line.split_whitespace().nth(1)?.parse().ok()?;
         // The tuple of the first packet comes first, that of the answers second.
         let values = |key: &str| {
             let values: Vec<&str> = line.split_whitespace().filter_map(|word| word.strip_prefix(key)).collect();
             Some((values.first().copied()?, values.last().copied()?))
         };
-        let (source, _) = values("src=")?;
-        let (destination, on_its_way) = values("dst=")?;
-        let (source, destination): (IpAddr, IpAddr) = (source.parse().ok()?, destination.parse().ok()?);
-        if on_its_way.parse() == Ok(source) || !subnets.have(destination) {
-            return None;
-        }
+        let (source, answers_from) = values("src=")?;
+        let (destination, answers_to) = values("dst=")?;
         let number = |key: &str| values(key).and_then(|(first, _)| first.parse::<u16>().ok());
         let small = |key: &str| number(key).and_then(|value| u8::try_from(value).ok());
         let upper = if let (Some(source), Some(destination)) = (number("sport="), number("dport=")) {
@@ -126,9 +153,35 @@ fn translated(listing: &str, subnets: &Subnets<'_>) -> BTreeSet<Flow> {
         } else {
             Upper::Nothing
         };
-        Some(Flow { source, destination, protocol, upper })
-    };
-    listing.lines().filter_map(of_line).collect()
+        let flow = Flow { source: source.parse().ok()?, destination: destination.parse().ok()?, protocol, upper };
+        let port = values("sport=").and_then(|(_, last)| last.parse().ok());
+        Some(Self { flow, answers_from: (answers_from.parse().ok()?, port), answers_to: answers_to.parse().ok()? })
+    }
+
+    /// Returns the service that the first packet went to, and who answers.
+    fn service(&self) -> Option<(Frontend, Backend)> {
+        let Upper::Ports { destination, .. } = self.flow.upper else { return None };
+        let protocol = Protocol::of_number(self.flow.protocol)?;
+        let frontend = Frontend { address: self.flow.destination, protocol, port: destination };
+        let (address, Some(port)) = self.answers_from else { return None };
+        Some((frontend, Backend { address, port }))
+    }
+}
+
+/// Returns the listed flows to `subnets` whose source is another one on their way.
+///
+/// The program's own `--src-nat` also lists flows whose source was bound to itself.
+fn translated(listing: &str, subnets: &Subnets<'_>) -> BTreeSet<Flow> {
+    let listed = listing.lines().filter_map(Listed::parse);
+    let translated = |listed: &Listed| listed.answers_to != listed.flow.source && subnets.have(listed.flow.destination);
+    listed.filter(translated).map(|listed| listed.flow).collect()
+}
+
+/// Returns the listed flows to a frontend that are answered by the backend beside it.
+fn to_backends(listing: &str, gone: &BTreeSet<(Frontend, Backend)>) -> BTreeSet<Flow> {
+    let listed = listing.lines().filter_map(Listed::parse);
+    let to_gone = |listed: &Listed| listed.service().is_some_and(|service| gone.contains(&service));
+    listed.filter(to_gone).map(|listed| listed.flow).collect()
 }
 
 #[cfg(test)]
@@ -158,5 +211,22 @@ unreadable line src=10.1.2.2
             flow("10.1.2.2", "10.2.0.9", 2, Upper::Nothing),
         ];
         assert_eq!(translated(listing, &Subnets::of(&subnets)), expected.into());
+    }
+
+    #[test]
+    fn only_flows_to_a_service_that_a_gone_backend_answers_count() {
+        let listing = "\
+udp      17 20 src=10.2.2.2 dst=242.0.0.1 sport=4000 dport=53 src=10.1.2.2 dst=10.2.2.2 sport=5353 dport=4000 mark=0 use=1
+udp      17 20 src=10.2.2.3 dst=242.0.0.1 sport=4000 dport=53 [UNREPLIED] src=10.1.2.3 dst=10.2.2.3 sport=5353 dport=4000 mark=0 use=1
+udp      17 20 src=10.2.2.4 dst=242.0.0.1 sport=4000 dport=54 src=10.1.2.2 dst=10.2.2.4 sport=5353 dport=4000 mark=0 use=1
+tcp      6 84 ESTABLISHED src=10.2.2.5 dst=242.0.0.1 sport=4000 dport=53 src=10.1.2.2 dst=10.2.2.5 sport=5353 dport=4000 mark=0 use=1
+udp      17 20 src=10.2.2.6 dst=10.1.2.2 sport=4000 dport=5353 src=10.1.2.2 dst=10.2.2.6 sport=5353 dport=4000 mark=0 use=1
+icmp     1 26 src=10.2.2.7 dst=242.0.0.1 type=8 code=0 id=29 src=10.1.2.2 dst=10.2.2.7 type=0 code=0 id=29 mark=0 use=1
+";
+        let frontend = Frontend { address: "242.0.0.1".parse().unwrap(), protocol: Protocol::Udp, port: 53 };
+        let gone = BTreeSet::from([(frontend, Backend { address: "10.1.2.2".parse().unwrap(), port: 5353 })]);
+        let flows = to_backends(listing, &gone);
+        let sources: Vec<String> = flows.iter().map(|flow| flow.source.to_string()).collect();
+        assert_eq!(sources, ["10.2.2.2"]);
     }
 }
