@@ -1,10 +1,12 @@
-//! Services in the kernel: the structure of their table through the `nft` program, its elements straight over netlink.
+//! Services in the kernel: maps and base chains through the `nft` program, elements and the chains that services go to
+//! straight over netlink.
 //!
 //! What the table has is remembered, so a change costs what it changes. It is read back at the start, and when the
 //! kernel's generation of tables shows that somebody else made a transaction *and* rules, maps or the numbers of their
 //! elements are no longer ours. Each transaction names the generation that it was meant for; the kernel refuses it if
 //! another came first (`docs/decisions/0015-elements-over-netlink.md`).
 
+mod chain;
 mod element;
 mod look;
 mod message;
@@ -104,7 +106,7 @@ impl ServiceTable {
                 None => self.restore().await?,
             };
             let wanted = self.plan(&held, services);
-            let Some(mut held) = self.make_chains(held, &wanted).await? else { continue };
+            let Some(mut held) = self.make_chains(held, &wanted)? else { continue };
             match self.put(&mut held, wanted, &mut report) {
                 Ok(()) => {
                     self.held = Some(held);
@@ -171,18 +173,34 @@ impl ServiceTable {
         let name = self.table.name.clone();
         let chains = look::chains(&mut self.socket, &name).map_err(|error| self.error("read", error))?;
         let chains: BTreeSet<_> = chains.into_iter().collect();
-        let script = self.table.script() + &self.table.chains(&chains);
+        let script = self.table.script();
         if let Err(error) = nft::run(&["-f", "-"], &script).await {
             // Maps or base chains of another kind can only be made anew.
             tracing::warn!(table = name, %error, "the table of services is made anew");
             let script = format!("add table inet {name}\ndelete table inet {name}\n{script}");
             nft::run(&["-f", "-"], &script).await?;
         }
+        let mut filled = false;
+        let mut rules = 0;
+        for _ in 0..ATTEMPTS {
+            let generation = self.socket.generation().map_err(|error| self.error("read", error))?;
+            let (transaction, put) = self.filling(generation, &chains);
+            rules = put + script.lines().filter(|line| line.starts_with("add rule ")).count();
+            match self.socket.transact(transaction) {
+                Ok(()) => filled = true,
+                Err(error) if error.raw_os_error() == Some(ERESTART) => continue,
+                Err(error) => return Err(self.error("changed", error)),
+            }
+            break;
+        }
+        let busy = || KernelError::ServicesBusy { table: name.clone() };
+        if !filled {
+            return Err(busy());
+        }
         let look = |socket: &mut Nfnetlink| Ok((look::shape(socket, &name)?, look::elements(socket, &name)?));
         let seen = undisturbed(&mut self.socket, look).map_err(|error| self.error("read", error))?;
-        let busy = || KernelError::ServicesBusy { table: name.clone() };
         let (generation, (shape, elements)) = seen.ok_or_else(busy)?;
-        let shape = shape.filter(|shape| shape.rules == rules(&script)).ok_or_else(busy)?;
+        let shape = shape.filter(|shape| shape.rules == rules).ok_or_else(busy)?;
         let look::Elements { placed, counts, strangers } = elements;
         Ok(Held { generation, shape, chains, placed, counts, strangers })
     }
@@ -210,11 +228,7 @@ impl ServiceTable {
     }
 
     /// Makes the chains that services are to go to; `None` if somebody else came in between.
-    async fn make_chains(
-        &mut self,
-        mut held: Held,
-        wanted: &[(Frontend, Placed)],
-    ) -> Result<Option<Held>, KernelError> {
+    fn make_chains(&mut self, mut held: Held, wanted: &[(Frontend, Placed)]) -> Result<Option<Held>, KernelError> {
         let missing: BTreeSet<(IpFamily, Target)> = wanted
             .iter()
             .filter_map(|(frontend, placed)| Some((IpFamily::of(frontend.address), placed.target()?)))
@@ -225,20 +239,22 @@ impl ServiceTable {
         if missing.is_empty() {
             return Ok(Some(held));
         }
-        let script = self.table.chains(&missing);
-        if let Err(error) = nft::run(&["-f", "-"], &script).await {
-            self.forget(held);
-            return Err(error);
-        }
+        let (transaction, put) = self.filling(held.generation, &missing);
+        let made = self.socket.transact(transaction);
         let name = self.table.name.clone();
-        let seen = match undisturbed(&mut self.socket, |socket| look::shape(socket, &name)) {
+        let seen = made.and_then(|()| undisturbed(&mut self.socket, |socket| look::shape(socket, &name)));
+        let seen = match seen {
             Ok(seen) => seen,
+            Err(error) if error.raw_os_error() == Some(ERESTART) => {
+                self.held = Some(held);
+                return Ok(None);
+            }
             Err(error) => {
                 self.forget(held);
-                return Err(self.error("read", error));
+                return Err(self.error("changed", error));
             }
         };
-        let expected = held.shape.rules + rules(&script);
+        let expected = held.shape.rules + put;
         let Some((generation, Some(shape))) = seen else {
             self.forget(held);
             return Ok(None);
@@ -251,6 +267,16 @@ impl ServiceTable {
         held.generation = generation;
         held.shape = shape;
         Ok(Some(held))
+    }
+
+    /// Writes a transaction that makes chains, or fills them anew, and returns it with how many rules they have.
+    fn filling(&self, generation: u32, chains: &BTreeSet<(IpFamily, Target)>) -> (Writer, usize) {
+        let mut writer = Writer::default();
+        writer.begin(generation);
+        let put = |(family, target): &(IpFamily, Target)| chain::put(&mut writer, &self.table.name, *family, *target);
+        let rules = chains.iter().map(put).sum();
+        writer.commit();
+        (writer, rules)
     }
 
     /// Puts the elements, whole services at a time.
@@ -364,11 +390,6 @@ impl ServiceTable {
     fn error(&self, what: &'static str, source: io::Error) -> KernelError {
         KernelError::Services { table: self.table.name.clone(), what, source }
     }
-}
-
-/// Returns how many rules a script makes.
-fn rules(script: &str) -> usize {
-    script.lines().filter(|line| line.starts_with("add rule ")).count()
 }
 
 /// Tells whether one element of every map that has any is there. A kernel that does not count needs it: a flushed map

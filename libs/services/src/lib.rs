@@ -2,19 +2,21 @@
 //!
 //! One renderer for global addresses, for cluster addresses that arrive by a cable, and for clusterset addresses. Each
 //! user has an nftables table of its own ([`Table`]): a few maps that all services share, and one chain for each number
-//! of slots, not for each service ([`structure`]). A service is elements of the maps ([`Placed`]).
+//! of slots, not for each service ([`Target`]). A service is elements of the maps ([`Placed`]).
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod chain;
 mod placed;
 mod slots;
-pub mod structure;
+mod structure;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use culvert_model::Frontend;
 
+pub use chain::{Rule, Step};
 pub use placed::{Change, Element, Id, Placed};
 pub use structure::{Map, Table, Target};
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use culvert_model::{Frontend, IpFamily};
 
-use crate::structure::{IDS, Map, Target};
+use crate::structure::{Map, Target};
 use crate::{Backend, Service, slots};
 
 /// A backend's number within its service, by which clients are held to it; never 0.
@@ -18,12 +18,12 @@ pub struct Id(u16);
 impl Id {
     /// Returns the id as it stands in the maps.
     pub fn number(self) -> u32 {
-        IDS | u32::from(self.0)
+        u32::from(self.0)
     }
 
     /// Returns the id that stands as `number` in a map; `None` if it is no id.
     pub fn of_number(number: u32) -> Option<Self> {
-        let id = u16::try_from(number ^ IDS).ok()?;
+        let id = u16::try_from(number).ok()?;
         (id != 0).then_some(Self(id))
     }
 
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(ids, [1, 2, 4]);
         assert_eq!(Id::free(&BTreeSet::from([Id(2), Id(u16::MAX)])).next(), Some(Id(1)));
         assert_eq!(Id::of_number(Id(7).number()), Some(Id(7)));
-        assert_eq!([IDS, 7, IDS + 0x1_0000].map(Id::of_number), [None; 3]);
+        assert_eq!([0, 0x1_0000].map(Id::of_number), [None; 2]);
     }
 
     fn some_service() -> impl Strategy<Value = Service> {

@@ -1,27 +1,21 @@
 //! The table that the elements are in: maps, and chains by the number of slots.
 //!
 //! A packet's own address, protocol and port lead to a chain, which draws a slot and finds in one more map who holds it.
-//! So a change of a service is a change of elements, however many services there are; the text here goes to the kernel
-//! at the start and when a new number of slots or a new timeout comes up.
-//!
-//! A client with affinity is held to an id, not to an address: whether the id is still somebody's is found out by the
-//! packet itself, in the very moment that it is to be used. Between two lookups the id stands in the packet's
-//! *priority*. Unlike a mark it decides about no route, packets come in without one (`veth` and routers clear it), and
-//! the chains named `…_after` clear it again.
+//! So a change of a service is a change of elements, however many services there are. Maps and base chains are text for
+//! the `nft` program, and go to the kernel at the start; chains are made when a new number of slots or a new timeout
+//! comes up.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use culvert_model::IpFamily;
 
-/// Ids of backends in the kernel begin here: a packet's priority (as a class of traffic control: 7201:0) while its
-/// backend is being looked up.
-pub const IDS: u32 = 0x7201_0000;
 /// Clients of either family that are held to a backend at one time, over all services of a table; any more are placed
 /// by chance.
 const MOST_CLIENTS: u32 = 65_536;
 /// Chains without affinity are made this many at a time, so that a service that grows seldom needs a new one.
 const BLOCK: u32 = 16;
+/// Before kube-proxy's -100.
+const PRIORITY: i32 = -110;
 
 /// What a user of the renderer has in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,17 +60,19 @@ impl Map {
     }
 
     /// Returns the types of key and value, and what else nft has to know.
-    fn definition(self, words: &Words) -> String {
-        // The limit of the generator plays no part in the type.
-        let slot = "numgen random mod 4294967295";
-        let Words { key, client, backend, .. } = words;
+    fn definition(self, family: IpFamily) -> String {
+        let protocol = protocol(family);
+        let key = key(family);
+        let backend = format!("{protocol} daddr . th dport");
+        // The limit of the generator plays no part in the type, nor is there a mark: ids are of the same type as those.
+        let (slot, id) = ("numgen random mod 4294967295", "meta mark");
         match self {
             Self::Services => format!("typeof {key} : verdict"),
             Self::Slots => format!("typeof {key} . {slot} : {backend}"),
-            Self::Ids => format!("typeof {key} . {slot} : meta priority"),
-            Self::ById => format!("typeof {key} . meta priority : {backend}"),
+            Self::Ids => format!("typeof {key} . {slot} : {id}"),
+            Self::ById => format!("typeof {key} . {id} : {backend}"),
             Self::Learned => {
-                format!("typeof {client} : meta priority; flags dynamic,timeout; size {MOST_CLIENTS}")
+                format!("typeof {protocol} saddr . {key} : {id}; flags dynamic,timeout; size {MOST_CLIENTS}")
             }
         }
     }
@@ -126,63 +122,19 @@ impl Target {
             Self::Stick { .. } => vec![self],
         }
     }
+}
 
-    fn rules(self, words: &Words) -> Vec<String> {
-        let Words { protocol, key, client, family, .. } = words;
-        match self {
-            Self::Pick { slots } => {
-                vec![format!("dnat {protocol} to {key} . numgen random mod {slots} map @slots{family}")]
-            }
-            Self::Stick { slots, seconds } => {
-                let learn = format!("update @learned{family} {{ {client} timeout {seconds}s : meta priority }}");
-                let go = format!("dnat {protocol} to {key} . meta priority map @by_id{family}");
-                vec![
-                    // A rule ends where a map has no answer: at a client that is new, or an id that is nobody's any more.
-                    format!("meta priority set {client} map @learned{family} {learn} {go}"),
-                    format!("delete @learned{family} {{ {client} : meta priority }}"),
-                    format!("meta priority set {key} . numgen random mod {slots} map @ids{family}"),
-                    learn,
-                    go,
-                ]
-            }
-        }
+/// Returns how nft calls the family's protocol.
+fn protocol(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => "ip",
+        IpFamily::V6 => "ip6",
     }
 }
 
-/// How nft calls the parts of a packet in one family.
-struct Words {
-    family: IpFamily,
-    protocol: &'static str,
-    /// What is looked up of a packet to a service.
-    key: String,
-    /// The same with who sent it, or its hash.
-    client: String,
-    backend: String,
-}
-
-impl Words {
-    fn of(family: IpFamily) -> Self {
-        let protocol = match family {
-            IpFamily::V4 => "ip",
-            IpFamily::V6 => "ip6",
-        };
-        let key = format!("{protocol} daddr . meta l4proto . th dport");
-        let client = format!("{protocol} saddr . {key}");
-        // nft 1.0.6 updates maps by keys of 16 bytes at most. Two clients of the same hash, among thousands of millions,
-        // may lose their backends to one another.
-        let client = match family {
-            IpFamily::V4 => client,
-            IpFamily::V6 => format!("jhash {client} mod 4294967295 seed {IDS:#x}"),
-        };
-        Self {
-            family,
-            protocol,
-            client,
-            key,
-            // A value of `th dport` is a type that nft 1.0.6 does not take back from the kernel.
-            backend: format!("{protocol} daddr . tcp dport"),
-        }
-    }
+/// Returns how nft calls what is looked up of a packet to a service.
+fn key(family: IpFamily) -> String {
+    format!("{} daddr . meta l4proto . th dport", protocol(family))
 }
 
 impl Table {
@@ -193,52 +145,24 @@ impl Table {
         let mut script = format!("table inet {name} {{\n");
         for family in IpFamily::ALL {
             for map in [Map::Services, Map::Slots, Map::Learned, Map::Ids, Map::ById] {
-                let _ = writeln!(script, "  map {} {{ {}; }}", map.name(family), map.definition(&Words::of(family)));
+                let _ = writeln!(script, "  map {} {{ {}; }}", map.name(family), map.definition(family));
             }
         }
         script.push_str("}\n");
         for (hook, guard) in [("prerouting", Some(&self.prerouting)), ("output", self.output.as_ref())] {
-            let after = format!("{hook}_after");
             let Some(guard) = guard else {
                 // Adding it first makes deleting it succeed.
-                for chain in [hook, &after] {
-                    let _ = writeln!(script, "add chain inet {name} {chain}\ndelete chain inet {name} {chain}");
-                }
+                let _ = writeln!(script, "add chain inet {name} {hook}\ndelete chain inet {name} {hook}");
                 continue;
             };
-            for (chain, kind, priority) in [(hook, "nat", -110), (&after, "filter", -105)] {
-                let _ = writeln!(
-                    script,
-                    "add chain inet {name} {chain} {{ type {kind} hook {hook} priority {priority}; policy accept; }}"
-                );
+            let kind = format!("type nat hook {hook} priority {PRIORITY}; policy accept;");
+            let _ = writeln!(script, "add chain inet {name} {hook} {{ {kind} }}\nflush chain inet {name} {hook}");
+            for family in IpFamily::ALL {
+                let look = format!("{guard} {} vmap @{}", key(family), Map::Services.name(family));
+                let _ = writeln!(script, "add rule inet {name} {hook} {}", look.trim_start());
             }
-            let look = IpFamily::ALL.map(|family| {
-                let services = Map::Services.name(family);
-                format!("{guard} {} vmap @{services}", Words::of(family).key).trim_start().to_owned()
-            });
-            refill(&mut script, name, hook, &look);
-            let clear = format!("meta priority & 0xffff0000 == {IDS:#010x} meta priority set 0");
-            refill(&mut script, name, &after, &[clear]);
         }
         script
-    }
-
-    /// Returns the script that makes these chains, or fills them anew, in a table that is there.
-    pub fn chains(&self, targets: &BTreeSet<(IpFamily, Target)>) -> String {
-        let mut script = String::new();
-        for (family, target) in targets {
-            let chain = target.chain(*family);
-            let _ = writeln!(script, "add chain inet {} {chain}", self.name);
-            refill(&mut script, &self.name, &chain, &target.rules(&Words::of(*family)));
-        }
-        script
-    }
-}
-
-fn refill(script: &mut String, table: &str, chain: &str, rules: &[String]) {
-    let _ = writeln!(script, "flush chain inet {table} {chain}");
-    for rule in rules {
-        let _ = writeln!(script, "add rule inet {table} {chain} {rule}");
     }
 }
 
@@ -259,68 +183,35 @@ mod tests {
         insta::assert_snapshot!(table().script(), @r#"
         table inet culvert_test {
           map services4 { typeof ip daddr . meta l4proto . th dport : verdict; }
-          map slots4 { typeof ip daddr . meta l4proto . th dport . numgen random mod 4294967295 : ip daddr . tcp dport; }
-          map learned4 { typeof ip saddr . ip daddr . meta l4proto . th dport : meta priority; flags dynamic,timeout; size 65536; }
-          map ids4 { typeof ip daddr . meta l4proto . th dport . numgen random mod 4294967295 : meta priority; }
-          map by_id4 { typeof ip daddr . meta l4proto . th dport . meta priority : ip daddr . tcp dport; }
+          map slots4 { typeof ip daddr . meta l4proto . th dport . numgen random mod 4294967295 : ip daddr . th dport; }
+          map learned4 { typeof ip saddr . ip daddr . meta l4proto . th dport : meta mark; flags dynamic,timeout; size 65536; }
+          map ids4 { typeof ip daddr . meta l4proto . th dport . numgen random mod 4294967295 : meta mark; }
+          map by_id4 { typeof ip daddr . meta l4proto . th dport . meta mark : ip daddr . th dport; }
           map services6 { typeof ip6 daddr . meta l4proto . th dport : verdict; }
-          map slots6 { typeof ip6 daddr . meta l4proto . th dport . numgen random mod 4294967295 : ip6 daddr . tcp dport; }
-          map learned6 { typeof jhash ip6 saddr . ip6 daddr . meta l4proto . th dport mod 4294967295 seed 0x72010000 : meta priority; flags dynamic,timeout; size 65536; }
-          map ids6 { typeof ip6 daddr . meta l4proto . th dport . numgen random mod 4294967295 : meta priority; }
-          map by_id6 { typeof ip6 daddr . meta l4proto . th dport . meta priority : ip6 daddr . tcp dport; }
+          map slots6 { typeof ip6 daddr . meta l4proto . th dport . numgen random mod 4294967295 : ip6 daddr . th dport; }
+          map learned6 { typeof ip6 saddr . ip6 daddr . meta l4proto . th dport : meta mark; flags dynamic,timeout; size 65536; }
+          map ids6 { typeof ip6 daddr . meta l4proto . th dport . numgen random mod 4294967295 : meta mark; }
+          map by_id6 { typeof ip6 daddr . meta l4proto . th dport . meta mark : ip6 daddr . th dport; }
         }
         add chain inet culvert_test prerouting { type nat hook prerouting priority -110; policy accept; }
-        add chain inet culvert_test prerouting_after { type filter hook prerouting priority -105; policy accept; }
         flush chain inet culvert_test prerouting
         add rule inet culvert_test prerouting iifname { "culvert-wg", "culvert-vx" } ip daddr . meta l4proto . th dport vmap @services4
         add rule inet culvert_test prerouting iifname { "culvert-wg", "culvert-vx" } ip6 daddr . meta l4proto . th dport vmap @services6
-        flush chain inet culvert_test prerouting_after
-        add rule inet culvert_test prerouting_after meta priority & 0xffff0000 == 0x72010000 meta priority set 0
         add chain inet culvert_test output
         delete chain inet culvert_test output
-        add chain inet culvert_test output_after
-        delete chain inet culvert_test output_after
         "#);
     }
 
     #[test]
-    fn host_processes_have_base_chains_of_their_own() {
+    fn host_processes_have_a_base_chain_of_their_own() {
         let script = Table { output: Some(String::new()), ..table() }.script();
-        let (_, output) = script.split_once("meta priority set 0\n").unwrap();
-        insta::assert_snapshot!(output, @r#"
+        let (_, output) = script.split_once("@services6\n").unwrap();
+        insta::assert_snapshot!(output, @r"
         add chain inet culvert_test output { type nat hook output priority -110; policy accept; }
-        add chain inet culvert_test output_after { type filter hook output priority -105; policy accept; }
         flush chain inet culvert_test output
         add rule inet culvert_test output ip daddr . meta l4proto . th dport vmap @services4
         add rule inet culvert_test output ip6 daddr . meta l4proto . th dport vmap @services6
-        flush chain inet culvert_test output_after
-        add rule inet culvert_test output_after meta priority & 0xffff0000 == 0x72010000 meta priority set 0
-        "#);
-    }
-
-    #[test]
-    fn chains_draw_a_slot_and_hold_clients() {
-        let stick = Target::Stick { slots: 3, seconds: 10_800 };
-        let targets = [(IpFamily::V4, Target::Pick { slots: 3 }), (IpFamily::V4, stick), (IpFamily::V6, stick)].into();
-        insta::assert_snapshot!(table().chains(&targets), @r#"
-        add chain inet culvert_test pick4_3
-        flush chain inet culvert_test pick4_3
-        add rule inet culvert_test pick4_3 dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 3 map @slots4
-        add chain inet culvert_test stick4_3_10800
-        flush chain inet culvert_test stick4_3_10800
-        add rule inet culvert_test stick4_3_10800 meta priority set ip saddr . ip daddr . meta l4proto . th dport map @learned4 update @learned4 { ip saddr . ip daddr . meta l4proto . th dport timeout 10800s : meta priority } dnat ip to ip daddr . meta l4proto . th dport . meta priority map @by_id4
-        add rule inet culvert_test stick4_3_10800 delete @learned4 { ip saddr . ip daddr . meta l4proto . th dport : meta priority }
-        add rule inet culvert_test stick4_3_10800 meta priority set ip daddr . meta l4proto . th dport . numgen random mod 3 map @ids4
-        add rule inet culvert_test stick4_3_10800 update @learned4 { ip saddr . ip daddr . meta l4proto . th dport timeout 10800s : meta priority }
-        add rule inet culvert_test stick4_3_10800 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @by_id4
-        add chain inet culvert_test stick6_3_10800
-        flush chain inet culvert_test stick6_3_10800
-        add rule inet culvert_test stick6_3_10800 meta priority set jhash ip6 saddr . ip6 daddr . meta l4proto . th dport mod 4294967295 seed 0x72010000 map @learned6 update @learned6 { jhash ip6 saddr . ip6 daddr . meta l4proto . th dport mod 4294967295 seed 0x72010000 timeout 10800s : meta priority } dnat ip6 to ip6 daddr . meta l4proto . th dport . meta priority map @by_id6
-        add rule inet culvert_test stick6_3_10800 delete @learned6 { jhash ip6 saddr . ip6 daddr . meta l4proto . th dport mod 4294967295 seed 0x72010000 : meta priority }
-        add rule inet culvert_test stick6_3_10800 meta priority set ip6 daddr . meta l4proto . th dport . numgen random mod 3 map @ids6
-        add rule inet culvert_test stick6_3_10800 update @learned6 { jhash ip6 saddr . ip6 daddr . meta l4proto . th dport mod 4294967295 seed 0x72010000 timeout 10800s : meta priority }
-        add rule inet culvert_test stick6_3_10800 dnat ip6 to ip6 daddr . meta l4proto . th dport . meta priority map @by_id6
-        "#);
+        ");
     }
 
     #[test]

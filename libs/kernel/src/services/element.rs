@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use culvert_model::{Frontend, IpFamily, Protocol};
 use culvert_services::{Backend, Element, Id, Map, Target};
 
-use super::message::{Attributes, DELETE_ELEMENT, NEW_ELEMENT, NLM_F_ACK, NLM_F_CREATE, Writer};
+use super::message::{Attributes, DELETE_ELEMENT, NEW_ELEMENT, NLM_F_CREATE, Writer};
 
 // Attributes.
 pub(super) const LIST_TABLE: u16 = 1;
@@ -31,7 +31,7 @@ pub(super) struct Stranger {
     pub(super) key: Vec<u8>,
 }
 
-/// Writes messages that add the elements; the last one is answered.
+/// Writes messages that add the elements.
 pub(super) fn add(writer: &mut Writer, table: &str, map: (Map, IpFamily), elements: &[Element]) {
     write(writer, NEW_ELEMENT, NLM_F_CREATE, table, map, elements, |writer, element| {
         writer.key(&key(element));
@@ -52,7 +52,7 @@ pub(super) fn add(writer: &mut Writer, table: &str, map: (Map, IpFamily), elemen
     });
 }
 
-/// Writes messages that remove the elements; the last one is answered.
+/// Writes messages that remove the elements.
 pub(super) fn remove(writer: &mut Writer, table: &str, map: (Map, IpFamily), elements: &[Element]) {
     write(writer, DELETE_ELEMENT, 0, table, map, elements, |writer, element| writer.key(&key(element)));
 }
@@ -81,7 +81,7 @@ fn write<T>(
     element: impl Fn(&mut Writer, &T),
 ) {
     while !elements.is_empty() {
-        let message = writer.message(kind, flags | NLM_F_ACK);
+        let message = writer.message(kind, flags);
         writer.text(LIST_TABLE, table);
         writer.text(LIST_SET, &map.name(family));
         let begun = writer.len();
@@ -211,7 +211,7 @@ mod tests {
             let frontend = frontend(address);
             let family = IpFamily::of(frontend.address);
             let backend = Backend { address: backend.parse().unwrap(), port: 8080 };
-            let id = Id::of_number(0x7201_0203).unwrap();
+            let id = Id::of_number(0x203).unwrap();
             for element in [
                 Element::Service(frontend, Target::Stick { slots: 3, seconds: 10_800 }),
                 Element::Slot(frontend, 17, backend),

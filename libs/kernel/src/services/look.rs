@@ -7,14 +7,12 @@ use std::io;
 use culvert_model::{Frontend, IpFamily};
 use culvert_services::{Element, Map, Placed, Target};
 
+use super::chain::{CHAIN_NAME, CHAIN_TABLE, RULE_TABLE};
 use super::element::{self, LIST_ELEMENTS, LIST_SET, LIST_TABLE, Stranger};
 use super::message::{Attributes, GET_CHAIN, GET_ELEMENT, GET_RULE, GET_SET, Writer};
 use super::socket::{ENOENT, Nfnetlink};
 
 // Attributes.
-const CHAIN_TABLE: u16 = 1;
-const CHAIN_NAME: u16 = 3;
-const RULE_TABLE: u16 = 1;
 const SET_TABLE: u16 = 1;
 const SET_NAME: u16 = 2;
 const SET_HANDLE: u16 = 16;

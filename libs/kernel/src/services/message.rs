@@ -9,9 +9,10 @@ const ATTRIBUTE: usize = 4;
 
 // Flags.
 const NLM_F_REQUEST: u16 = 0x1;
-pub(super) const NLM_F_ACK: u16 = 0x4;
+const NLM_F_ACK: u16 = 0x4;
 pub(super) const NLM_F_DUMP: u16 = 0x300;
 pub(super) const NLM_F_CREATE: u16 = 0x400;
+pub(super) const NLM_F_APPEND: u16 = 0x800;
 /// Something changed during a dump.
 pub(super) const NLM_F_DUMP_INTR: u16 = 0x10;
 
@@ -21,8 +22,11 @@ pub(super) const NLMSG_DONE: u16 = 3;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
+pub(super) const NEW_CHAIN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 3;
 pub(super) const GET_CHAIN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 4;
+pub(super) const NEW_RULE: u16 = NFNL_SUBSYS_NFTABLES << 8 | 6;
 pub(super) const GET_RULE: u16 = NFNL_SUBSYS_NFTABLES << 8 | 7;
+pub(super) const DELETE_RULE: u16 = NFNL_SUBSYS_NFTABLES << 8 | 8;
 pub(super) const GET_SET: u16 = NFNL_SUBSYS_NFTABLES << 8 | 10;
 pub(super) const NEW_ELEMENT: u16 = NFNL_SUBSYS_NFTABLES << 8 | 12;
 pub(super) const GET_ELEMENT: u16 = NFNL_SUBSYS_NFTABLES << 8 | 13;
@@ -39,7 +43,10 @@ const NFPROTO_INET: u8 = 1;
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     bytes: Vec<u8>,
-    sequence: u32,
+    /// Messages so far.
+    messages: u32,
+    /// Where the last one begins.
+    last: usize,
 }
 
 /// Where a message or an attribute began whose length is not known yet.
@@ -50,6 +57,11 @@ pub(super) struct Begun(usize);
 impl Writer {
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.bytes
+    }
+
+    /// Tells whether there is nothing in a transaction.
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages <= 2
     }
 
     pub(super) fn len(&self) -> usize {
@@ -68,8 +80,12 @@ impl Writer {
         self.end_message(message);
     }
 
-    /// Ends a transaction.
+    /// Ends a transaction. Its last message is answered; others are only if the kernel refuses them.
     pub(super) fn commit(&mut self) {
+        let flags = self.last + 6;
+        if let Some(found) = take(&self.bytes, flags).map(u16::from_ne_bytes) {
+            self.bytes[flags..flags + 2].copy_from_slice(&(found | NLM_F_ACK).to_ne_bytes());
+        }
         let message = self.header(NFNL_MSG_BATCH_END, 0, NFPROTO_UNSPEC, NFNL_SUBSYS_NFTABLES);
         self.end_message(message);
     }
@@ -86,6 +102,11 @@ impl Writer {
         self.bytes.extend(kind.to_ne_bytes());
         self.bytes.extend_from_slice(value);
         self.fill();
+    }
+
+    /// Writes a number in network byte order.
+    pub(super) fn number(&mut self, kind: u16, number: u32) {
+        self.attribute(kind, &number.to_be_bytes());
     }
 
     /// Writes a text, which ends with a zero in netlink.
@@ -108,11 +129,12 @@ impl Writer {
 
     fn header(&mut self, kind: u16, flags: u16, family: u8, resource: u16) -> Begun {
         let begun = Begun(self.bytes.len());
-        self.sequence += 1;
+        self.messages += 1;
+        self.last = begun.0;
         self.bytes.extend([0; 4]);
         self.bytes.extend(kind.to_ne_bytes());
         self.bytes.extend((NLM_F_REQUEST | flags).to_ne_bytes());
-        self.bytes.extend(self.sequence.to_ne_bytes());
+        self.bytes.extend(self.messages.to_ne_bytes());
         // The sender, which the kernel fills in.
         self.bytes.extend([0; 4]);
         self.bytes.extend([family, 0]);
@@ -217,7 +239,7 @@ mod tests {
     fn what_is_written_is_read() {
         let mut writer = Writer::default();
         writer.begin(7);
-        let message = writer.message(NEW_ELEMENT, NLM_F_ACK);
+        let message = writer.message(NEW_ELEMENT, NLM_F_CREATE);
         writer.text(1, "table");
         let nest = writer.nest(3);
         writer.attribute(2, &[1, 2, 3]);
@@ -231,7 +253,7 @@ mod tests {
         let kinds: Vec<u16> = messages.iter().map(|message| message.kind).collect();
         assert_eq!(kinds, [NFNL_MSG_BATCH_BEGIN, NEW_ELEMENT, NFNL_MSG_BATCH_END]);
         assert_eq!(messages[0].attributes().number(NFNL_BATCH_GENID), Some(7));
-        assert_eq!(messages[1].flags, NLM_F_REQUEST | NLM_F_ACK);
+        assert_eq!(messages[1].flags, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_ACK);
         let attributes = messages[1].attributes();
         assert_eq!(attributes.text(1), Some("table"));
         let nested = attributes.nested(3).unwrap();

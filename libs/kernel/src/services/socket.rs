@@ -51,12 +51,15 @@ impl Nfnetlink {
         self.ask(writer, |attributes| attributes.number(GENERATION))?.ok_or_else(broken)
     }
 
-    /// Sends a transaction; it is done when this returns.
+    /// Sends a transaction, unless it is empty; it is done when this returns.
     ///
     /// # Errors
     ///
     /// The first that the kernel refused, and then nothing has changed: [`ERESTART`] if the generation is another one.
     pub(super) fn transact(&mut self, transaction: Writer) -> io::Result<()> {
+        if transaction.is_empty() {
+            return Ok(());
+        }
         self.send(transaction)?;
         let mut outcome = Err(broken());
         // All answers are there before sending returns.
