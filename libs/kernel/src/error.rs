@@ -14,13 +14,22 @@ pub enum KernelError {
     #[error("`nft {command}` failed: {text}")]
     Nft { command: String, text: String },
     #[error(
-        "program `conntrack` does not run, so flows that began too early keep a wrong source: install the package conntrack"
+        "program `conntrack` does not run, so flows keep a wrong source or a backend that is gone: install the package conntrack"
     )]
     ConntrackMissing(#[source] io::Error),
-    #[error("flows to other clusters that began too early keep a wrong source: `conntrack {command}` failed: {text}")]
+    #[error("flows keep a wrong source or a backend that is gone: `conntrack {command}` failed: {text}")]
     Conntrack { command: String, text: String },
-    #[error("flows to other clusters that began too early keep a wrong source: the kernel does not delete them")]
+    #[error("flows keep a wrong source or a backend that is gone: the kernel does not delete them")]
     Flows(#[source] io::Error),
+    #[error("services of nft table `inet {table}` cannot be {what}: the kernel's nf_tables refuses")]
+    Services {
+        table: String,
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("services of nft table `inet {table}` stay as they are: somebody else changes it again and again")]
+    ServicesBusy { table: String },
     #[error("netlink socket cannot be opened: the kernel must be Linux 4.20 or newer")]
     Socket(#[source] io::Error),
     #[error("kernel does not list {what}")]

@@ -1,4 +1,4 @@
-//! Forgets flows that were translated before the node knew better.
+//! Forgets flows that were translated before the node knew better, or to a backend that is gone.
 //!
 //! The first NAT binding of a flow wins for as long as the flow lives. A client that tried to reach another cluster
 //! before its subnets were known here got another source on its way to the default route, and so would every later
@@ -14,7 +14,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::process::Stdio;
 
-use culvert_model::IpFamily;
+use culvert_model::{Frontend, IpFamily, Protocol};
+use culvert_services::Backend;
 use ipnet::IpNet;
 use tokio::process::Command;
 
@@ -22,7 +23,8 @@ use crate::KernelError;
 
 /// Removes the flows to `destinations` whose source was changed from connection tracking; their next packet begins anew.
 ///
-/// Flows that keep their source are not touched, nor those whose source is one of `wanted` now. Works in the network namespace of the calling thread.
+/// Flows that keep their source are not touched, nor those whose source is one of `wanted` now. Works in the network
+/// namespace of the calling thread.
 ///
 /// # Errors
 ///
@@ -30,18 +32,75 @@ use crate::KernelError;
 /// [`KernelError::Flows`] if the kernel refused.
 pub async fn forget_translated_flows(destinations: &BTreeSet<IpNet>, wanted: &[IpNet]) -> Result<(), KernelError> {
     let subnets = Subnets::of(destinations);
-    for family in IpFamily::ALL {
-        if !destinations.iter().any(|subnet| IpFamily::of_net(subnet) == family) {
-            continue;
-        }
-        let family = match family {
-            IpFamily::V4 => "ipv4",
-            IpFamily::V6 => "ipv6",
-        };
-        let listing = conntrack(&["--dump", "--src-nat", "--family", family]).await?;
-        ctnetlink::delete(&translated(&listing, &subnets, wanted)).map_err(KernelError::Flows)?;
+    let families = |family| destinations.iter().any(|subnet| IpFamily::of_net(subnet) == family);
+    forget(&["--src-nat"], families, |listing| translated(listing, &subnets, wanted)).await
+}
+
+/// Removes the flows from clients of a service to a backend that serves it no more from connection tracking; the next
+/// packet of each is placed anew. No other flow is touched, not even one to the same backend by another way.
+///
+/// A TCP connection that is still alive breaks: its next packet comes to a backend that does not know it and resets it.
+/// Whoever lets connections of an ending pod come to their end keeps the pod out of `gone` until it is away.
+///
+/// Works in the network namespace of the calling thread.
+///
+/// # Errors
+///
+/// As [`forget_translated_flows`].
+pub async fn forget_flows_to(gone: &[(Frontend, Backend)]) -> Result<(), KernelError> {
+    let gone: BTreeSet<(Frontend, Backend)> = gone.iter().copied().collect();
+    let families = |family| gone.iter().any(|(frontend, _)| IpFamily::of(frontend.address) == family);
+    forget(&["--dst-nat"], families, |listing| to_backends(listing, &gone)).await
+}
+
+/// Removes the flows to `destinations` that do not leave with a source of `sources` from connection tracking: they began
+/// before there was a translation.
+///
+/// Works in the network namespace of the calling thread.
+///
+/// # Errors
+///
+/// As [`forget_translated_flows`].
+pub async fn forget_flows_not_from(destinations: &BTreeSet<IpNet>, sources: &[IpNet]) -> Result<(), KernelError> {
+    let subnets = Subnets::of(destinations);
+    let families = |family| destinations.iter().any(|subnet| IpFamily::of_net(subnet) == family);
+    forget(&[], families, |listing| not_from(listing, &subnets, sources)).await
+}
+
+/// Removes the flows to `frontends` that nobody translated from connection tracking: they began before the service did, and
+/// a client that keeps its port would go on with them for ever.
+///
+/// Works in the network namespace of the calling thread.
+///
+/// # Errors
+///
+/// As [`forget_translated_flows`].
+pub async fn forget_flows_past(frontends: &[Frontend]) -> Result<(), KernelError> {
+    let frontends: BTreeSet<Frontend> = frontends.iter().copied().collect();
+    let families = |family| frontends.iter().any(|frontend| IpFamily::of(frontend.address) == family);
+    forget(&[], families, |listing| past(listing, &frontends)).await
+}
+
+/// Lists flows, of those families that are meant, and deletes those that `choose` finds in the listing.
+async fn forget(
+    filter: &[&str],
+    is_meant: impl Fn(IpFamily) -> bool,
+    choose: impl Fn(&str) -> BTreeSet<Flow>,
+) -> Result<(), KernelError> {
+    for family in IpFamily::ALL.into_iter().filter(|family| is_meant(*family)) {
+        let arguments: Vec<&str> =
+            ["--dump", "--family", conntrack_family(family)].iter().chain(filter).copied().collect();
+        ctnetlink::delete(&choose(&conntrack(&arguments).await?)).map_err(KernelError::Flows)?;
     }
     Ok(())
+}
+
+/// Returns what the program calls a family.
+fn conntrack_family(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => "ipv4",
+        IpFamily::V6 => "ipv6",
+    }
 }
 
 /// Runs the program and returns what it lists.
@@ -99,25 +158,23 @@ enum Upper {
     Nothing,
 }
 
-/// Returns the listed flows to `subnets` whose source is another one on their way, and none of `wanted`.
-///
-/// The program's own `--src-nat` also lists flows whose source was bound to itself.
-fn translated(listing: &str, subnets: &Subnets<'_>, wanted: &[IpNet]) -> BTreeSet<Flow> {
-    let of_line = |line: &str| {
-        let mut words = line.split_whitespace();
-        let protocol = words.nth(1)?.parse().ok()?;
+/// A flow as the program lists it: who sent the first packet, and who sends and gets the answers.
+struct Listed {
+    flow: Flow,
+    answers_from: (IpAddr, Option<u16>),
+    answers_to: IpAddr,
+}
+
+impl Listed {
+    fn parse(line: &str) -> Option<Self> {
+        let protocol = line.split_whitespace().nth(1)?.parse().ok()?;
         // The tuple of the first packet comes first, that of the answers second.
         let values = |key: &str| {
             let values: Vec<&str> = line.split_whitespace().filter_map(|word| word.strip_prefix(key)).collect();
             Some((values.first().copied()?, values.last().copied()?))
         };
-        let (source, _) = values("src=")?;
-        let (destination, on_its_way) = values("dst=")?;
-        let (source, destination): (IpAddr, IpAddr) = (source.parse().ok()?, destination.parse().ok()?);
-        let is_wanted = |address: IpAddr| address == source || wanted.iter().any(|subnet| subnet.contains(&address));
-        if on_its_way.parse().is_ok_and(is_wanted) || !subnets.have(destination) {
-            return None;
-        }
+        let (source, answers_from) = values("src=")?;
+        let (destination, answers_to) = values("dst=")?;
         let number = |key: &str| values(key).and_then(|(first, _)| first.parse::<u16>().ok());
         let small = |key: &str| number(key).and_then(|value| u8::try_from(value).ok());
         let upper = if let (Some(source), Some(destination)) = (number("sport="), number("dport=")) {
@@ -127,9 +184,58 @@ fn translated(listing: &str, subnets: &Subnets<'_>, wanted: &[IpNet]) -> BTreeSe
         } else {
             Upper::Nothing
         };
-        Some(Flow { source, destination, protocol, upper })
-    };
-    listing.lines().filter_map(of_line).collect()
+        let flow = Flow { source: source.parse().ok()?, destination: destination.parse().ok()?, protocol, upper };
+        let port = values("sport=").and_then(|(_, last)| last.parse().ok());
+        Some(Self { flow, answers_from: (answers_from.parse().ok()?, port), answers_to: answers_to.parse().ok()? })
+    }
+
+    /// Returns the service that the first packet went to.
+    fn frontend(&self) -> Option<Frontend> {
+        let Upper::Ports { destination, .. } = self.flow.upper else { return None };
+        let protocol = Protocol::of_number(self.flow.protocol)?;
+        Some(Frontend { address: self.flow.destination, protocol, port: destination })
+    }
+
+    /// Returns the service that the first packet went to, and who answers.
+    fn service(&self) -> Option<(Frontend, Backend)> {
+        let (address, Some(port)) = self.answers_from else { return None };
+        Some((self.frontend()?, Backend { address, port }))
+    }
+}
+
+/// Returns the listed flows to `subnets` whose source is another one on their way, and none of `wanted`.
+///
+/// The program's own `--src-nat` also lists flows whose source was bound to itself.
+fn translated(listing: &str, subnets: &Subnets<'_>, wanted: &[IpNet]) -> BTreeSet<Flow> {
+    let is_wanted = |address| wanted.iter().any(|subnet| subnet.contains(&address));
+    flows_of(listing, |listed| {
+        listed.answers_to != listed.flow.source
+            && !is_wanted(listed.answers_to)
+            && subnets.have(listed.flow.destination)
+    })
+}
+
+/// Returns the listed flows to `subnets` whose source is none of `wanted` on their way.
+fn not_from(listing: &str, subnets: &Subnets<'_>, wanted: &[IpNet]) -> BTreeSet<Flow> {
+    let is_wanted = |address| wanted.iter().any(|subnet| subnet.contains(&address));
+    flows_of(listing, |listed| !is_wanted(listed.answers_to) && subnets.have(listed.flow.destination))
+}
+
+/// Returns the listed flows to a frontend that the frontend's own address is to answer.
+fn past(listing: &str, frontends: &BTreeSet<Frontend>) -> BTreeSet<Flow> {
+    flows_of(listing, |listed| {
+        listed.answers_from.0 == listed.flow.destination
+            && listed.frontend().is_some_and(|frontend| frontends.contains(&frontend))
+    })
+}
+
+/// Returns the listed flows to a frontend that are answered by the backend beside it.
+fn to_backends(listing: &str, gone: &BTreeSet<(Frontend, Backend)>) -> BTreeSet<Flow> {
+    flows_of(listing, |listed| listed.service().is_some_and(|service| gone.contains(&service)))
+}
+
+fn flows_of(listing: &str, is_meant: impl Fn(&Listed) -> bool) -> BTreeSet<Flow> {
+    listing.lines().filter_map(Listed::parse).filter(is_meant).map(|listed| listed.flow).collect()
 }
 
 #[cfg(test)]
@@ -161,5 +267,38 @@ unreadable line src=10.1.2.2
         assert_eq!(translated(listing, &Subnets::of(&subnets), &[]), expected.into());
         let own = ["192.168.1.0/24".parse().unwrap()];
         assert_eq!(translated(listing, &Subnets::of(&subnets), &own).len(), 1, "what leaves by a global address stays");
+    }
+
+    #[test]
+    fn only_flows_to_a_service_that_a_gone_backend_answers_count() {
+        let listing = "\
+udp      17 20 src=10.2.2.2 dst=242.0.0.1 sport=4000 dport=53 src=10.1.2.2 dst=10.2.2.2 sport=5353 dport=4000 mark=0 use=1
+udp      17 20 src=10.2.2.3 dst=242.0.0.1 sport=4000 dport=53 [UNREPLIED] src=10.1.2.3 dst=10.2.2.3 sport=5353 dport=4000 mark=0 use=1
+udp      17 20 src=10.2.2.4 dst=242.0.0.1 sport=4000 dport=54 src=10.1.2.2 dst=10.2.2.4 sport=5353 dport=4000 mark=0 use=1
+tcp      6 84 ESTABLISHED src=10.2.2.5 dst=242.0.0.1 sport=4000 dport=53 src=10.1.2.2 dst=10.2.2.5 sport=5353 dport=4000 mark=0 use=1
+udp      17 20 src=10.2.2.6 dst=10.1.2.2 sport=4000 dport=5353 src=10.1.2.2 dst=10.2.2.6 sport=5353 dport=4000 mark=0 use=1
+icmp     1 26 src=10.2.2.7 dst=242.0.0.1 type=8 code=0 id=29 src=10.1.2.2 dst=10.2.2.7 type=0 code=0 id=29 mark=0 use=1
+";
+        let frontend = Frontend { address: "242.0.0.1".parse().unwrap(), protocol: Protocol::Udp, port: 53 };
+        let gone = BTreeSet::from([(frontend, Backend { address: "10.1.2.2".parse().unwrap(), port: 5353 })]);
+        let flows = to_backends(listing, &gone);
+        let sources: Vec<String> = flows.iter().map(|flow| flow.source.to_string()).collect();
+        assert_eq!(sources, ["10.2.2.2"]);
+    }
+
+    #[test]
+    fn flows_without_a_translation_that_there_is_now_count() {
+        let listing = "\
+udp      17 20 src=10.2.2.2 dst=10.96.0.7 sport=4000 dport=53 [UNREPLIED] src=10.96.0.7 dst=10.2.2.2 sport=53 dport=4000 mark=0 use=1
+udp      17 20 src=10.2.2.3 dst=10.96.0.7 sport=4000 dport=53 src=10.1.2.3 dst=10.2.2.3 sport=5353 dport=4000 mark=0 use=1
+udp      17 20 src=10.2.2.4 dst=10.96.0.7 sport=4000 dport=54 [UNREPLIED] src=10.96.0.7 dst=10.2.2.4 sport=54 dport=4000 mark=0 use=1
+udp      17 20 src=10.2.2.5 dst=242.2.0.7 sport=4000 dport=53 src=242.2.0.7 dst=242.1.0.1 sport=53 dport=4000 mark=0 use=1
+icmp     1 26 src=10.2.2.6 dst=242.2.0.7 type=8 code=0 id=29 [UNREPLIED] src=242.2.0.7 dst=10.2.2.6 type=0 code=0 id=29 mark=0 use=1
+";
+        let sources = |flows: BTreeSet<Flow>| flows.iter().map(|flow| flow.source.to_string()).collect::<Vec<_>>();
+        let frontend = Frontend { address: "10.96.0.7".parse().unwrap(), protocol: Protocol::Udp, port: 53 };
+        assert_eq!(sources(past(listing, &BTreeSet::from([frontend]))), ["10.2.2.2"]);
+        let (remote, own) = (BTreeSet::from(["242.2.0.0/16".parse().unwrap()]), ["242.1.0.0/16".parse().unwrap()]);
+        assert_eq!(sources(not_from(listing, &Subnets::of(&remote), &own)), ["10.2.2.6"]);
     }
 }

@@ -1,7 +1,8 @@
 //! The real kernel: observes and applies [`culvert_netstate`] in the network namespace of the calling thread.
 //!
 //! Decides nothing: what is ours follows from [`Owner`], what is to be done from a [`Plan`]. Links, addresses,
-//! neighbours, routes and rules go through rtnetlink, nftables through the `nft` program, sysctls through `/proc/sys`.
+//! neighbours, routes and rules go through rtnetlink, nftables through the `nft` program (elements of services straight
+//! over netlink), sysctls through `/proc/sys`.
 
 mod apply;
 mod changes;
@@ -12,6 +13,7 @@ mod messages;
 mod netlink;
 mod nft;
 mod observe;
+mod services;
 mod sysctl;
 
 use culvert_netstate::own::Owner;
@@ -20,8 +22,9 @@ use culvert_netstate::{Plan, State, diff};
 pub use changes::Changes;
 pub use error::KernelError;
 pub use facts::{Interface, NodeFacts, RouteInfo, RouteLookup, node_facts, route_to};
-pub use flows::forget_translated_flows;
+pub use flows::{forget_flows_not_from, forget_flows_past, forget_flows_to, forget_translated_flows};
 pub use nft::nft_counters;
+pub use services::{ServiceReport, ServiceTable};
 
 use crate::netlink::Netlink;
 use crate::nft::Tables;

@@ -81,7 +81,7 @@ fn unless_away(listing: Result<String, KernelError>) -> Result<Option<String>, K
 }
 
 /// Runs nft with `script` on its standard input and returns what it writes.
-async fn run(arguments: &[&str], script: &str) -> Result<String, KernelError> {
+pub(crate) async fn run(arguments: &[&str], script: &str) -> Result<String, KernelError> {
     let output = output(arguments, script).await.map_err(KernelError::NftMissing)?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())

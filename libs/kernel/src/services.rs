@@ -1,0 +1,415 @@
+//! Services in the kernel: maps and base chains through the `nft` program, elements and the chains that services go to
+//! straight over netlink.
+//!
+//! What the table has is remembered, so a change costs what it changes. It is read back at the start, and when the
+//! kernel's generation of tables shows that somebody else made a transaction *and* rules, maps or the numbers of their
+//! elements are no longer ours. Each transaction names the generation that it was meant for; the kernel refuses it if
+//! another came first (`docs/decisions/0015-elements-over-netlink.md`).
+
+mod chain;
+mod element;
+mod look;
+mod message;
+mod socket;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::{io, mem};
+
+use culvert_model::{Frontend, IpFamily};
+use culvert_services::{Backend, Change, Element, Placed, Services, Table, Target, changed};
+
+use self::element::Stranger;
+use self::look::{FamilyMap, Shape, undisturbed};
+use self::message::Writer;
+use self::socket::{ERESTART, Nfnetlink};
+use crate::{KernelError, nft};
+
+/// Transactions that somebody else came in between before we give up.
+const ATTEMPTS: u32 = 16;
+/// Elements of one transaction. More are put by several, whole services at a time, so that the table is not locked for
+/// long and no request takes more memory than some megabytes.
+const TRANSACTION: usize = 50_000;
+
+/// The services of one user in the kernel.
+///
+/// It stays in the network namespace of the thread that opened it; as `nft` works in that of the thread that calls, all
+/// calls have to come from threads of the same namespace. Requests over netlink block the thread: a millisecond for a
+/// usual change, some hundred for a hundred thousand elements.
+pub struct ServiceTable {
+    table: Table,
+    socket: Nfnetlink,
+    /// What the table has; `None`: it has to be read.
+    held: Option<Held>,
+    /// Where backends were when the table was last as we left it: they return there after a foreign change.
+    before: BTreeMap<Frontend, Placed>,
+    /// What was asked for when all of it could be put.
+    wanted: Option<Services>,
+}
+
+/// What a table has at a generation.
+struct Held {
+    generation: u32,
+    shape: Shape,
+    chains: BTreeSet<(IpFamily, Target)>,
+    placed: BTreeMap<Frontend, Placed>,
+    counts: BTreeMap<FamilyMap, usize>,
+    strangers: Vec<Stranger>,
+}
+
+/// What became of services.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceReport {
+    /// Services that changed.
+    pub services: usize,
+    /// Elements that were added or removed.
+    pub elements: usize,
+    /// Backends that serve a frontend no more, with what an earlier process left: their flows can be forgotten
+    /// ([`crate::forget_flows_to`]).
+    pub gone: Vec<(Frontend, Backend)>,
+    /// Frontends that had no backend before.
+    pub begun: Vec<Frontend>,
+}
+
+impl ServiceTable {
+    /// Makes the table, or takes over the one that is there with all its elements. Must be called within a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Services`] if the kernel has no nftables or the process may not change them,
+    /// [`KernelError::NftMissing`] and [`KernelError::Nft`] if the structure cannot be put.
+    pub async fn open(table: Table) -> Result<Self, KernelError> {
+        let socket = Nfnetlink::open().map_err(KernelError::Socket)?;
+        let mut services = Self { table, socket, held: None, before: BTreeMap::new(), wanted: None };
+        let held = services.restore().await?;
+        services.held = Some(held);
+        Ok(services)
+    }
+
+    /// Brings the table to `services`, and repairs it if somebody else changed it.
+    ///
+    /// Every service changes in one transaction; all do, unless there are tens of thousands of elements to change.
+    /// After an error some services may have changed; the next call does the rest.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`], and [`KernelError::ServicesBusy`].
+    pub async fn converge(&mut self, services: &Services) -> Result<ServiceReport, KernelError> {
+        let mut report = ServiceReport::default();
+        for _ in 0..ATTEMPTS {
+            let held = match self.held.take() {
+                Some(held) => self.verify(held)?,
+                None => None,
+            };
+            let held = match held {
+                Some(held) => held,
+                None => self.restore().await?,
+            };
+            let wanted = self.plan(&held, services);
+            let Some(mut held) = self.make_chains(held, &wanted)? else { continue };
+            match self.put(&mut held, wanted, &mut report) {
+                Ok(()) => {
+                    self.held = Some(held);
+                    self.before.clear();
+                    self.remember(services);
+                    return Ok(report);
+                }
+                Err(error) if error.raw_os_error() == Some(ERESTART) => self.held = Some(held),
+                Err(error) => {
+                    self.forget(held);
+                    return Err(self.error("changed", error));
+                }
+            }
+        }
+        Err(KernelError::ServicesBusy { table: self.table.name.clone() })
+    }
+
+    /// Removes the table `name`, if it is there, with all that clients have been learned to be held to.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Nft`] with nft's own words.
+    pub async fn remove(name: &str) -> Result<(), KernelError> {
+        // Adding it first makes deleting it succeed.
+        let script = format!("add table inet {name}\ndelete table inet {name}\n");
+        nft::run(&["-f", "-"], &script).await.map(drop)
+    }
+
+    /// Returns what the table has at the present generation, `None` if that is no longer what we know.
+    fn verify(&mut self, mut held: Held) -> Result<Option<Held>, KernelError> {
+        match self.is_held(&mut held) {
+            Ok(true) => Ok(Some(held)),
+            Ok(false) => {
+                tracing::warn!(table = self.table.name, "somebody else changed the table of services; it is repaired");
+                self.forget(held);
+                Ok(None)
+            }
+            Err(error) => {
+                self.forget(held);
+                Err(self.error("read", error))
+            }
+        }
+    }
+
+    fn is_held(&mut self, held: &mut Held) -> io::Result<bool> {
+        if self.socket.generation()? == held.generation {
+            return Ok(true);
+        }
+        let table = self.table.name.as_str();
+        let look = |socket: &mut Nfnetlink| {
+            let shape = look::shape(socket, table)?;
+            let known = shape.filter(|shape| shape.same_structure(&held.shape) && shape.have(&held.counts));
+            let Some(shape) = known else { return Ok(false) };
+            Ok(shape.has_counts() || has_samples(socket, table, held)?)
+        };
+        // If others are so busy that we never look in between, all is read with the same difficulty.
+        let Some((generation, same)) = undisturbed(&mut self.socket, look)? else { return Ok(false) };
+        held.generation = generation;
+        Ok(same)
+    }
+
+    /// Puts the structure, whatever is there, and reads all elements.
+    async fn restore(&mut self) -> Result<Held, KernelError> {
+        let name = self.table.name.clone();
+        let chains = look::chains(&mut self.socket, &name).map_err(|error| self.error("read", error))?;
+        let chains: BTreeSet<_> = chains.into_iter().collect();
+        let script = self.table.script();
+        if let Err(error) = nft::run(&["-f", "-"], &script).await {
+            // Maps or base chains of another kind can only be made anew.
+            tracing::warn!(table = name, %error, "the table of services is made anew");
+            let script = format!("add table inet {name}\ndelete table inet {name}\n{script}");
+            nft::run(&["-f", "-"], &script).await?;
+        }
+        let mut filled = false;
+        let mut rules = 0;
+        for _ in 0..ATTEMPTS {
+            let generation = self.socket.generation().map_err(|error| self.error("read", error))?;
+            let (transaction, put) = self.filling(generation, &chains);
+            rules = put + script.lines().filter(|line| line.starts_with("add rule ")).count();
+            match self.socket.transact(transaction) {
+                Ok(()) => filled = true,
+                Err(error) if error.raw_os_error() == Some(ERESTART) => continue,
+                Err(error) => return Err(self.error("changed", error)),
+            }
+            break;
+        }
+        let busy = || KernelError::ServicesBusy { table: name.clone() };
+        if !filled {
+            return Err(busy());
+        }
+        let look = |socket: &mut Nfnetlink| Ok((look::shape(socket, &name)?, look::elements(socket, &name)?));
+        let seen = undisturbed(&mut self.socket, look).map_err(|error| self.error("read", error))?;
+        let (generation, (shape, elements)) = seen.ok_or_else(busy)?;
+        let shape = shape.filter(|shape| shape.rules == rules).ok_or_else(busy)?;
+        let look::Elements { placed, counts, strangers } = elements;
+        Ok(Held { generation, shape, chains, placed, counts, strangers })
+    }
+
+    /// Returns what services shall be, as far as they shall be something else.
+    fn plan(&self, held: &Held, services: &Services) -> Vec<(Frontend, Placed)> {
+        let towards = |frontend: Frontend, service| {
+            let before = self.before.get(&frontend).or_else(|| held.placed.get(&frontend));
+            let nothing = Placed::default();
+            let service: Option<_> = service;
+            (
+                frontend,
+                service.map_or_else(Placed::default, |service| before.unwrap_or(&nothing).towards(&frontend, service)),
+            )
+        };
+        if let Some(wanted) = &self.wanted {
+            return changed(wanted, services)
+                .into_iter()
+                .map(|(frontend, service)| towards(frontend, service))
+                .collect();
+        }
+        let stale = held.placed.keys().filter(|frontend| !services.contains_key(frontend));
+        let stale = stale.map(|frontend| (*frontend, Placed::default()));
+        stale.chain(services.iter().map(|(frontend, service)| towards(*frontend, Some(service)))).collect()
+    }
+
+    /// Makes the chains that services are to go to; `None` if somebody else came in between.
+    fn make_chains(&mut self, mut held: Held, wanted: &[(Frontend, Placed)]) -> Result<Option<Held>, KernelError> {
+        let missing: BTreeSet<(IpFamily, Target)> = wanted
+            .iter()
+            .filter_map(|(frontend, placed)| Some((IpFamily::of(frontend.address), placed.target()?)))
+            .filter(|chain| !held.chains.contains(chain))
+            .flat_map(|(family, target)| target.neighbours().into_iter().map(move |target| (family, target)))
+            .filter(|chain| !held.chains.contains(chain))
+            .collect();
+        if missing.is_empty() {
+            return Ok(Some(held));
+        }
+        let (transaction, put) = self.filling(held.generation, &missing);
+        let made = self.socket.transact(transaction);
+        let name = self.table.name.clone();
+        let seen = made.and_then(|()| undisturbed(&mut self.socket, |socket| look::shape(socket, &name)));
+        let seen = match seen {
+            Ok(seen) => seen,
+            Err(error) if error.raw_os_error() == Some(ERESTART) => {
+                self.held = Some(held);
+                return Ok(None);
+            }
+            Err(error) => {
+                self.forget(held);
+                return Err(self.error("changed", error));
+            }
+        };
+        let expected = held.shape.rules + put;
+        let Some((generation, Some(shape))) = seen else {
+            self.forget(held);
+            return Ok(None);
+        };
+        if shape.rules != expected || !shape.have(&held.counts) {
+            self.forget(held);
+            return Ok(None);
+        }
+        held.chains.extend(missing);
+        held.generation = generation;
+        held.shape = shape;
+        Ok(Some(held))
+    }
+
+    /// Writes a transaction that makes chains, or fills them anew, and returns it with how many rules they have.
+    fn filling(&self, generation: u32, chains: &BTreeSet<(IpFamily, Target)>) -> (Writer, usize) {
+        let mut writer = Writer::default();
+        writer.begin(generation);
+        let put = |(family, target): &(IpFamily, Target)| chain::put(&mut writer, &self.table.name, *family, *target);
+        let rules = chains.iter().map(put).sum();
+        writer.commit();
+        (writer, rules)
+    }
+
+    /// Puts the elements, whole services at a time.
+    fn put(&mut self, held: &mut Held, wanted: Vec<(Frontend, Placed)>, report: &mut ServiceReport) -> io::Result<()> {
+        let mut services = Vec::new();
+        let mut changes = Vec::new();
+        for (frontend, after) in wanted {
+            let nothing = Placed::default();
+            let before = held.placed.get(&frontend).unwrap_or(&nothing);
+            let length = changes.len();
+            changes.extend(before.changes(frontend, &after));
+            if changes.len() > length {
+                services.push((frontend, after));
+            }
+            if changes.len() >= TRANSACTION {
+                self.transact(held, mem::take(&mut services), &mem::take(&mut changes), report)?;
+            }
+        }
+        self.transact(held, services, &changes, report)
+    }
+
+    /// Makes one transaction, and takes note of it.
+    fn transact(
+        &mut self,
+        held: &mut Held,
+        services: Vec<(Frontend, Placed)>,
+        changes: &[Change],
+        report: &mut ServiceReport,
+    ) -> io::Result<()> {
+        if changes.is_empty() && held.strangers.is_empty() {
+            return Ok(());
+        }
+        let mut counts = held.counts.clone();
+        self.socket.transact(self.transaction(held, changes, &mut counts))?;
+        // The kernel leaves zero out.
+        held.generation = held.generation.checked_add(1).unwrap_or(1);
+        held.counts = counts;
+        held.strangers.clear();
+        report.services += services.len();
+        report.elements += changes.len();
+        for (frontend, after) in services {
+            let before = held.placed.remove(&frontend).unwrap_or_default();
+            let gone =
+                before.backends().difference(&after.backends()).map(|backend| (frontend, *backend)).collect::<Vec<_>>();
+            report.gone.extend(gone);
+            if before.target().is_none() && after.target().is_some() {
+                report.begun.push(frontend);
+            }
+            if !after.is_empty() {
+                held.placed.insert(frontend, after);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a transaction, and counts what the maps have after it.
+    fn transaction(&self, held: &Held, changes: &[Change], counts: &mut BTreeMap<FamilyMap, usize>) -> Writer {
+        let table = self.table.name.as_str();
+        let mut removed: BTreeMap<FamilyMap, Vec<Element>> = BTreeMap::new();
+        let mut added = removed.clone();
+        for change in changes {
+            let (to, element) = match change {
+                Change::Remove(element) => (&mut removed, element),
+                Change::Add(element) => (&mut added, element),
+            };
+            let map = (element.map(), IpFamily::of(element.frontend().address));
+            to.entry(map).or_default().push(*element);
+        }
+        let mut writer = Writer::default();
+        writer.begin(held.generation);
+        for map in look::maps() {
+            let strangers: Vec<&Stranger> =
+                held.strangers.iter().filter(|stranger| (stranger.map, stranger.family) == map).collect();
+            element::remove_strangers(&mut writer, table, map, &strangers);
+            let removed = removed.remove(&map).unwrap_or_default();
+            element::remove(&mut writer, table, map, &removed);
+            let count = counts.entry(map).or_default();
+            *count -= removed.len() + strangers.len();
+        }
+        for (map, elements) in added {
+            element::add(&mut writer, table, map, &elements);
+            *counts.entry(map).or_default() += elements.len();
+        }
+        writer.commit();
+        writer
+    }
+
+    /// Takes note that what we know of the kernel may be wrong; where backends were stays known.
+    fn forget(&mut self, held: Held) {
+        for (frontend, placed) in held.placed {
+            self.before.entry(frontend).or_insert(placed);
+        }
+        self.wanted = None;
+    }
+
+    fn remember(&mut self, services: &Services) {
+        let Some(wanted) = &mut self.wanted else {
+            self.wanted = Some(services.clone());
+            return;
+        };
+        // A clone of everything would cost more than the change.
+        let changed: Vec<_> = changed(wanted, services).into_iter().map(|(at, now)| (at, now.cloned())).collect();
+        for (frontend, service) in changed {
+            match service {
+                Some(service) => drop(wanted.insert(frontend, service)),
+                None => drop(wanted.remove(&frontend)),
+            }
+        }
+    }
+
+    fn error(&self, what: &'static str, source: io::Error) -> KernelError {
+        KernelError::Services { table: self.table.name.clone(), what, source }
+    }
+}
+
+/// Tells whether one element of every map that has any is there. A kernel that does not count needs it: a flushed map
+/// is noticed, a single element that was taken away is not.
+fn has_samples(socket: &mut Nfnetlink, table: &str, held: &Held) -> io::Result<bool> {
+    let nothing = Placed::default();
+    for (map, _) in held.counts.iter().filter(|(_, count)| **count > 0) {
+        let of_map = |change| match change {
+            Change::Add(element) => (element.map() == map.0).then_some(element),
+            Change::Remove(_) => None,
+        };
+        let of_family = held.placed.iter().filter(|(frontend, _)| IpFamily::of(frontend.address) == map.1);
+        let sample = of_family
+            .flat_map(|(frontend, placed)| nothing.changes(*frontend, placed).collect::<Vec<_>>())
+            .find_map(of_map);
+        if let Some(sample) = sample
+            && !look::has(socket, table, &sample)?
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
