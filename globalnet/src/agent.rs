@@ -7,34 +7,19 @@
 
 use std::collections::BTreeSet;
 
-use culvert_api::{
-    ClusterGlobalEgressIP, Endpoint, EndpointSlice, Gateway, GlobalEgressIP, GlobalIngressIP, Pod, Resource, Service,
-    ServiceExport,
-};
-use culvert_globalnet_core::{Decision, Memory, allocate, desired, served};
-use culvert_kernel::{Kernel, KernelError, ServiceTable, forget_flows_to, forget_untranslated_flows};
+use culvert_globalnet_core::{Decision, Inputs, Memory, allocate, desired, served};
+use culvert_kernel::{Kernel, KernelError, ServiceTable, forget_flows_not_from, forget_flows_past, forget_flows_to};
+use culvert_model::clipped;
 use culvert_runtime::reconcile::Pass;
-use culvert_runtime::{Objects, Records, StoreError};
+use culvert_runtime::{Objects, Records};
 use ipnet::IpNet;
 
 use crate::config::Config;
-use crate::snapshot::{self, Listings};
-use crate::write;
+use crate::known::Known;
+use crate::write::Writer;
 
-/// What is read of this cluster's own records.
-pub(crate) const RECORDS: &[Resource] = &[Endpoint::RESOURCE, Gateway::RESOURCE];
-/// What is read in all namespaces without Globalnet.
-pub(crate) const SERVICES: &[Resource] = &[Service::RESOURCE, EndpointSlice::RESOURCE];
-/// What is read in all namespaces with it.
-pub(crate) const OBJECTS: &[Resource] = &[
-    Service::RESOURCE,
-    EndpointSlice::RESOURCE,
-    Pod::RESOURCE,
-    ServiceExport::RESOURCE,
-    GlobalIngressIP::RESOURCE,
-    GlobalEgressIP::RESOURCE,
-    ClusterGlobalEgressIP::RESOURCE,
-];
+/// Of what is logged of an obstacle, in bytes: it may quote somebody's object.
+const MAX_DETAIL: usize = 1024;
 
 /// Globalnet on one gateway node.
 pub(crate) struct Agent {
@@ -48,8 +33,7 @@ pub(crate) struct Agent {
     /// What is not as it should be and was logged.
     told: BTreeSet<String>,
     ready: bool,
-    /// Where flows go whose source is as it should be.
-    settled: BTreeSet<IpNet>,
+    store_away: bool,
 }
 
 impl Agent {
@@ -69,59 +53,89 @@ impl Agent {
             memory: Memory::default(),
             told: BTreeSet::new(),
             ready: false,
-            settled: BTreeSet::new(),
+            store_away: false,
         }
     }
 
     /// Makes one pass.
     pub(crate) async fn pass(&mut self) -> Pass {
-        let outcome = self.try_pass().await;
-        let (pass, obstacles) = match outcome {
-            Ok(obstacles) if obstacles.is_empty() => (Pass::Done, obstacles),
-            Ok(obstacles) => (Pass::Failed, obstacles),
-            Err(error) => (Pass::Failed, BTreeSet::from([error.to_string()])),
+        let known = match Known::read(&self.config, &self.records, &self.objects).await {
+            Ok(known) => known,
+            Err(error) => {
+                if !std::mem::replace(&mut self.store_away, true) {
+                    tracing::warn!(%error, "Objects cannot be read; translations stay as they are");
+                }
+                return Pass::Failed;
+            }
         };
-        self.tell(obstacles);
-        pass
+        if std::mem::replace(&mut self.store_away, false) {
+            tracing::info!("Objects can be read again");
+        }
+        match self.pass_with(&known).await {
+            Ok(pass) => pass,
+            Err(error) => {
+                // How the others stand is not known.
+                let mut obstacles = self.told.clone();
+                obstacles.insert(error.to_string());
+                self.tell(obstacles);
+                Pass::Failed
+            }
+        }
     }
 
-    /// Returns what failed or has to be looked at.
-    async fn try_pass(&mut self) -> Result<BTreeSet<String>, PassError> {
-        let listings = self.read().await?;
-        let (inputs, mut notices) = snapshot::inputs(&self.config.global, &listings);
-        let is_active = snapshot::is_active(&self.config, &listings.endpoints);
-        if !is_active {
+    async fn pass_with(&mut self, known: &Known) -> Result<Pass, KernelError> {
+        if !known.is_active {
             self.memory = Memory::default();
         }
-        let decision = allocate(&inputs, &self.memory);
-        let mut failures = self.apply(&decision, &inputs, &listings).await?;
-        if is_active {
+        let decision = allocate(&known.snapshot.inputs, &self.memory);
+        let mut failed = self.translate(&decision, &known.snapshot.inputs, &known.remote).await?;
+        let mut notices = known.snapshot.problems.clone();
+        if known.is_active {
             self.memory = decision.memory.clone();
-            failures.extend(write::write(&self.records, &self.objects, &decision, &listings).await);
+            if failed.is_empty() {
+                failed = Writer { records: &self.records, objects: &self.objects, known }.write(&decision).await;
+            }
             notices.extend(decision.notices);
         }
         if !std::mem::replace(&mut self.ready, true) {
             tracing::info!(node = %self.config.node, cluster = %self.config.cluster, "Globalnet is ready");
         }
-        self.note(notices);
-        Ok(failures)
+        let pass = if failed.is_empty() { Pass::Done } else { Pass::Failed };
+        notices.extend(failed);
+        self.tell(notices);
+        Ok(pass)
     }
 
-    async fn read(&self) -> Result<Listings, StoreError> {
-        let mut listings = Listings {
-            endpoints: self.records.list().await?,
-            gateways: self.records.list().await?,
-            services: self.objects.list().await?,
-            slices: self.objects.list().await?,
-            ..Listings::default()
-        };
-        if !self.config.global.is_empty() {
-            listings.pods = self.objects.list().await?;
-            listings.exports = self.objects.list().await?;
-            listings.ingress = self.objects.list().await?;
-            listings.egress = self.objects.list().await?;
-            listings.cluster_egress = self.objects.list().await?;
+    /// Brings the kernel to what was decided; returns what failed.
+    async fn translate(
+        &mut self,
+        decision: &Decision,
+        inputs: &Inputs,
+        remote: &BTreeSet<IpNet>,
+    ) -> Result<BTreeSet<String>, KernelError> {
+        let addresses = &decision.addresses;
+        let report = self.kernel.converge(&desired(addresses)).await?;
+        let services = self.services.converge(&served(addresses, &inputs.services, &inputs.endpoints)).await?;
+        if !self.ready && !addresses.cidrs.is_empty() {
+            // What began before there was a translation goes on without one for as long as it lives.
+            forget_flows_not_from(remote, &addresses.cidrs).await?;
         }
-        Ok(listings)
+        forget_flows_to(&services.gone).await?;
+        forget_flows_past(&services.begun).await?;
+        if report.applied > 0 || services.elements > 0 {
+            tracing::debug!(steps = report.applied, elements = services.elements, "Kernel state is changed");
+        }
+        Ok(report.failed.into_iter().collect())
+    }
+
+    /// Logs what is new among the obstacles, and what is over.
+    fn tell(&mut self, obstacles: BTreeSet<String>) {
+        for detail in obstacles.difference(&self.told) {
+            tracing::warn!(detail = clipped(detail, MAX_DETAIL), "Something of Globalnet is not as it should be");
+        }
+        for detail in self.told.difference(&obstacles) {
+            tracing::info!(detail = clipped(detail, MAX_DETAIL), "An obstacle is gone");
+        }
+        self.told = obstacles;
     }
 }

@@ -17,6 +17,7 @@ use crate::wait::wait_for;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     Gateway,
+    Globalnet,
     RouteAgent,
 }
 
@@ -25,6 +26,7 @@ impl Role {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Gateway => "gateway",
+            Self::Globalnet => "globalnet",
             Self::RouteAgent => "route-agent",
         }
     }
@@ -33,6 +35,7 @@ impl Role {
     fn ready_sentence(self) -> &'static str {
         match self {
             Self::Gateway => "Gateway is ready",
+            Self::Globalnet => "Globalnet is ready",
             Self::RouteAgent => "Route agent is ready",
         }
     }
@@ -55,7 +58,7 @@ impl Binaries {
         let directory = executable.parent().context("an executable is in a directory")?;
         // Tests are built into `deps` below the binaries' directory.
         let directory = if directory.ends_with("deps") { directory.parent().unwrap_or(directory) } else { directory };
-        for name in ["culvert-gateway", "culvert-route-agent", "culvert"] {
+        for name in ["culvert-gateway", "culvert-globalnet", "culvert-route-agent", "culvert"] {
             let path = directory.join(name);
             if !path.is_file() {
                 bail!(

@@ -24,6 +24,18 @@ const READY: Duration = Duration::from_secs(20);
 const CONNECTED: Duration = Duration::from_secs(30);
 const END: Duration = Duration::from_secs(10);
 
+const ROLES: [Role; 3] = [Role::Gateway, Role::Globalnet, Role::RouteAgent];
+
+/// Returns what runs on a node of a deployment.
+fn roles(cluster: &Cluster, node: &Node) -> Vec<Role> {
+    let has = |role: &Role| match role {
+        Role::Gateway => node.gateway,
+        Role::Globalnet => node.gateway && cluster.plan.global_cidr.is_some(),
+        Role::RouteAgent => true,
+    };
+    ROLES.into_iter().filter(has).collect()
+}
+
 /// How the clusters are joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CableDriver {
@@ -75,10 +87,8 @@ impl Deployment {
         let mut starting = Vec::new();
         for id in ids {
             for node in &self.lab.cluster(id).nodes {
-                starting.push((node.short_name.clone(), *id, Role::RouteAgent));
-                if node.gateway {
-                    starting.push((node.short_name.clone(), *id, Role::Gateway));
-                }
+                let roles = roles(self.lab.cluster(id), node);
+                starting.extend(roles.into_iter().map(|role| (node.short_name.clone(), *id, role)));
             }
         }
         for (node, cluster, role) in &starting {
@@ -141,7 +151,7 @@ impl Deployment {
 
     /// Lets a node die: its daemons are killed and its link to the network goes.
     pub fn kill_node(&mut self, cluster: &str, node: &str) -> Result<()> {
-        for role in [Role::Gateway, Role::RouteAgent] {
+        for role in roles(self.lab.cluster(cluster), self.lab.node(cluster, node)) {
             self.kill(cluster, node, role)?;
         }
         self.lab.node(cluster, node).namespace.ip("link set eth0 down")
@@ -162,6 +172,10 @@ impl Deployment {
                 let connected = self.connected_clusters(id)?;
                 Ok(others.iter().all(|other| connected.contains(*other)).then_some(()))
             }))?;
+        }
+        if ids.iter().any(|id| self.lab.cluster(id).plan.global_cidr.is_some()) {
+            // Pods are not reached by their own addresses.
+            return Ok(());
         }
         let nodes = |id: &&str| self.lab.cluster(id).nodes.iter();
         for from in ids {
@@ -264,7 +278,7 @@ impl Deployment {
     pub fn uninstall(&mut self, id: &str) -> Result<()> {
         let nodes: Vec<String> = self.lab.cluster(id).nodes.iter().map(|node| node.short_name.clone()).collect();
         for node in &nodes {
-            for role in [Role::Gateway, Role::RouteAgent] {
+            for role in ROLES {
                 if self.daemons.contains_key(&(format!("{id}-{node}"), role)) {
                     self.terminate(id, node, role)?;
                 }
@@ -272,7 +286,7 @@ impl Deployment {
         }
         let cluster = self.lab.cluster(id);
         for node in &cluster.nodes {
-            for role in [Role::Gateway, Role::RouteAgent] {
+            for role in ROLES {
                 run(self.command(cluster, node, role).arg("--uninstall"))
                     .with_context(|| format!("cannot uninstall the {} of {}", role.as_str(), node.name))?;
             }
@@ -317,8 +331,11 @@ impl Deployment {
         flag("--service-cidr", &plan.service_cidr.to_string());
         flag("--records", &cluster.records().to_string_lossy());
         flag("--node-name", &node.name);
+        if let Some(global) = plan.global_cidr {
+            flag("--global-cidr", &global.to_string());
+        }
         match role {
-            Role::RouteAgent => {}
+            Role::Globalnet | Role::RouteAgent => {}
             Role::Gateway => {
                 let public = if plan.behind_nat { cluster.wan_address } else { node.address };
                 if self.settings.broker {

@@ -232,7 +232,7 @@ impl Cluster {
             })?;
             node.namespace.ip(&wiring::node(self, node))?;
             node.pod.ip(&wiring::pod(node))?;
-            node.namespace.nft(&wiring::node_nat(&self.plan, node))?;
+            wiring::add_node_nat(&self.plan, node)?;
         }
         Ok(())
     }

@@ -6,9 +6,9 @@ use anyhow::Result;
 
 use crate::namespace::Namespace;
 
-const TABLES: [&str; 2] = ["7201", "7202"];
-const PROTOCOLS: [&str; 2] = ["201", "202"];
-const RULES: [&str; 3] = ["140:", "141:", "142:"];
+const TABLES: [&str; 3] = ["7201", "7202", "7203"];
+const PROTOCOLS: [&str; 3] = ["201", "202", "203"];
+const RULES: [&str; 4] = ["140:", "141:", "142:", "143:"];
 
 /// Returns every link, route, rule and nftables table of ours that is there, in the words of `ip` and `nft`.
 pub fn leftovers(namespace: &Namespace) -> Result<Vec<String>> {

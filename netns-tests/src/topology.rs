@@ -20,11 +20,25 @@ pub struct ClusterPlan {
     /// Node number n, from 1, has the n-th /24 of it.
     pub pod_cidr: Ipv4Net,
     pub service_cidr: Ipv4Net,
+    /// With Globalnet: the addresses by which the cluster is known to others.
+    pub global_cidr: Option<Ipv4Net>,
+    pub proxy: Proxy,
     pub nodes: Vec<NodePlan>,
     /// Whether the router masquerades (no port is forwarded) instead of routing the node network.
     pub behind_nat: bool,
     /// MTU in bytes of the link from the router to the Internet.
     pub internet_mtu: u16,
+}
+
+/// Whose rules the nodes have for services, beside a container network's masquerade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Proxy {
+    /// kube-proxy's, in its nftables form.
+    Nftables,
+    /// kube-proxy's, in its iptables form.
+    Iptables,
+    /// Nobody's: not even a masquerade.
+    None,
 }
 
 /// One node, with one pod.
@@ -45,6 +59,19 @@ impl Topology {
     /// `east` and `west` without any NAT.
     pub fn routed() -> Self {
         Self { clusters: vec![ClusterPlan::east(), ClusterPlan::west()] }
+    }
+
+    /// `east` and `west` with the same CIDRs for pods and services, told apart by global ones.
+    pub fn overlapping(proxy: Proxy) -> Self {
+        let overlapping = |plan: ClusterPlan, number: u8| ClusterPlan {
+            pod_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
+            service_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 12),
+            global_cidr: Some(Ipv4Net::new_assert(Ipv4Addr::new(242, number, 0, 0), 16)),
+            proxy,
+            ..plan
+        };
+        let west = ClusterPlan { behind_nat: true, ..ClusterPlan::west() };
+        Self { clusters: vec![overlapping(ClusterPlan::east(), 1), overlapping(west, 2)] }
     }
 
     /// Adds a third cluster, `north`, with public nodes.
@@ -85,6 +112,8 @@ impl ClusterPlan {
             node_network: Ipv4Net::new_assert(node_network, 24),
             pod_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, number, 0, 0), 16),
             service_cidr: Ipv4Net::new_assert(Ipv4Addr::new(100, number, 0, 0), 16),
+            global_cidr: None,
+            proxy: Proxy::Nftables,
             nodes: vec![NodePlan::gateway("gw"), NodePlan::worker("worker")],
             behind_nat: false,
             internet_mtu: 1500,

@@ -6,11 +6,13 @@
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
+use anyhow::Result;
 use ipnet::Ipv4Net;
 
+use crate::command::run_with_input;
 use crate::lab::{Cluster, Node};
 use crate::namespace::Namespace;
-use crate::topology::{ClusterPlan, nth_address};
+use crate::topology::{ClusterPlan, Proxy, nth_address};
 
 /// Documentation range TEST-NET-3 (RFC 5737): the links of the Internet.
 pub(crate) const INTERNET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(203, 0, 113, 0), 24);
@@ -140,8 +142,47 @@ pub(crate) fn pod(node: &Node) -> String {
     )
 }
 
-/// The NAT rules of a node: the container network's masquerade, and kube-proxy's marks, cluster IP and masquerade.
-pub(crate) fn node_nat(plan: &ClusterPlan, node: &Node) -> String {
+/// Gives a node the NAT rules of others: the container network's masquerade, and kube-proxy's marks, cluster IP and
+/// masquerade.
+pub(crate) fn add_node_nat(plan: &ClusterPlan, node: &Node) -> Result<()> {
+    match plan.proxy {
+        Proxy::Nftables => node.namespace.nft(&nftables_nat(plan, node)),
+        Proxy::Iptables => {
+            run_with_input(&mut node.namespace.command("iptables-restore"), &iptables_nat(plan, node)).map(drop)
+        }
+        Proxy::None => Ok(()),
+    }
+}
+
+fn iptables_nat(plan: &ClusterPlan, node: &Node) -> String {
+    let ClusterPlan { pod_cidr, service_cidr, .. } = plan;
+    let (service, pod) = (plan.service_address(), node.pod_address);
+    format!(
+        "*nat
+:KUBE-SERVICES - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+:KUBE-POSTROUTING - [0:0]
+-A PREROUTING -j KUBE-SERVICES
+-A OUTPUT -j KUBE-SERVICES
+-A POSTROUTING -j KUBE-POSTROUTING
+-A POSTROUTING -s {pod_cidr} ! -d {pod_cidr} -j MASQUERADE
+-A KUBE-MARK-MASQ -j MARK --or-mark 0x4000
+-A KUBE-SERVICES ! -s {pod_cidr} -d {service_cidr} -j KUBE-MARK-MASQ
+-A KUBE-SERVICES -d {service} -p tcp --dport {SERVICE_PORT} -j DNAT --to-destination {pod}:{SERVICE_PORT}
+-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
+-A KUBE-POSTROUTING -j MARK --xor-mark 0x4000
+-A KUBE-POSTROUTING -j MASQUERADE --random-fully
+COMMIT
+*filter
+:KUBE-FORWARD - [0:0]
+-A FORWARD -j KUBE-FORWARD
+-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP
+COMMIT
+"
+    )
+}
+
+fn nftables_nat(plan: &ClusterPlan, node: &Node) -> String {
     let ClusterPlan { pod_cidr, service_cidr, .. } = plan;
     let (service, pod) = (plan.service_address(), node.pod_address);
     format!(

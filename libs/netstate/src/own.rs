@@ -33,6 +33,10 @@ pub const NODE_RULE: u32 = 142;
 /// Rule priority: what comes by a cable for a node of this cluster looks into [`NODES_TABLE`].
 pub const NODES_RULE: u32 = 143;
 
+/// The nftables table of services that are served to what comes by a cable. Globalnet makes it, though not by a
+/// [`Owner`]'s plan: it has elements by the thousand, which change one by one.
+pub const SERVICES_NFT: &str = "culvert_services";
+
 /// Mark on the outer packets of WireGuard cables.
 pub const OUTER_MARK: u32 = 0x00c1_0000;
 
@@ -115,6 +119,8 @@ mod tests {
             expected.push(format!("protocol {}", owner.protocol));
             expected.extend(owner.nft_tables.iter().map(|table| format!("nft table inet {table}")));
         }
+
+        expected.push(format!("nft table inet {SERVICES_NFT}"));
 
         assert_eq!(names, expected.iter().map(String::as_str).collect());
         let vnis = [(VXLAN_LINK, CABLE_VNI), (OVERLAY_LINK, OVERLAY_VNI)];

@@ -169,6 +169,24 @@ impl Records {
         }
     }
 
+    /// Sets an annotation of an object, or takes it away, and leaves all the rest to whom it belongs.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`], or as [`Self::find`].
+    pub async fn annotate<R: Record>(
+        &self,
+        name: &str,
+        annotation: &str,
+        value: Option<&str>,
+    ) -> Result<(), StoreError> {
+        let key = self.key::<R>(name)?;
+        match &self.form {
+            Form::Directory(directory) => directory.annotate::<R>(&key, annotation, value).await,
+            Form::Namespace(store) => store.annotate::<R>(&key, annotation, value).await,
+        }
+    }
+
     /// Deletes an object, understood or not; `false` if it was not there.
     ///
     /// # Errors

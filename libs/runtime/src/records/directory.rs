@@ -155,6 +155,26 @@ impl Directory {
         }
     }
 
+    pub(super) async fn annotate<R: Record>(
+        &self,
+        key: &Key,
+        annotation: &str,
+        value: Option<&str>,
+    ) -> Result<(), StoreError> {
+        let _lock = self.lock().await?;
+        let Some(current) = self.load::<R>(key)? else { return Err(missing::<R>(key)) };
+        let mut new = current.record.clone();
+        let all = new.metadata_mut().annotations.get_or_insert_default();
+        match value {
+            Some(value) => drop(all.insert(annotation.to_owned(), value.to_owned())),
+            None => drop(all.remove(annotation)),
+        }
+        match self.difference(&current, &new)? {
+            Some(new) => self.write(key, &current.path, &new).map(drop),
+            None => Ok(()),
+        }
+    }
+
     pub(super) async fn delete<R: Record>(&self, key: &Key) -> Result<bool, StoreError> {
         let _lock = self.lock().await?;
         let mut deleted = false;

@@ -12,7 +12,7 @@ use ::kube::Api;
 use ::kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use culvert_api::{Record, Resource};
 use futures_util::future::select_all;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
@@ -203,6 +203,23 @@ impl Store {
         })?;
         self.see::<R>(&written);
         Ok(Applied::Updated)
+    }
+
+    pub(super) async fn annotate<R: Record>(
+        &self,
+        key: &Key,
+        annotation: &str,
+        value: Option<&str>,
+    ) -> Result<(), StoreError> {
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {annotation: value}}}));
+        let parameters = PatchParams { field_manager: Some(self.inner.manager.clone()), ..PatchParams::default() };
+        let answer = self.ask::<R, _>(key, async |api| api.patch(&key.name, &parameters, &patch).await).await;
+        let written = answer.map_err(|failure| match failure.is_missing_object() {
+            true => StoreError::NotFound { kind: R::KIND, name: self.called(key) },
+            false => self.explained::<R>(failure, "patch", key),
+        })?;
+        self.see::<R>(&written);
+        Ok(())
     }
 
     pub(super) async fn delete<R: Record>(&self, key: &Key) -> Result<bool, StoreError> {

@@ -1,9 +1,10 @@
 //! The demo: two clusters joined by the real daemons, and what that is worth.
 //!
-//! The clusters are made of network namespaces, or are real Kubernetes clusters that are joined by the commands that one
+//! The clusters are made of network namespaces, with CIDRs of their own or the same, or are real Kubernetes clusters that are joined by the commands that one
 //! would type. It says what it does as it does it, and fails if anything is not as it should be.
 
 mod kubernetes;
+mod overlap;
 mod report;
 mod shell;
 mod stages;
@@ -31,6 +32,9 @@ struct Args {
     /// Join real Kubernetes clusters, by the commands that one would type.
     #[arg(long)]
     kubernetes: bool,
+    /// Join clusters that have the same CIDRs.
+    #[arg(long, conflicts_with_all = ["kubernetes", "remove"])]
+    overlap: bool,
     /// Leave everything running and say how to go on from there.
     #[arg(long)]
     keep: bool,
@@ -66,9 +70,10 @@ fn demo(args: &Args) -> Result<bool> {
     remove_when_interrupted(args.kubernetes)?;
     run(Command::new("iperf3").arg("--version")).context("iperf3 is missing: use `cargo xtask demo`")?;
     let mut report = Report::new(args.json);
-    match args.kubernetes {
-        true => kubernetes::run(&mut report, args.keep),
-        false => stages::run(&mut report, args.keep),
+    match (args.kubernetes, args.overlap) {
+        (true, _) => kubernetes::run(&mut report, args.keep),
+        (false, true) => overlap::run(&mut report, args.keep),
+        (false, false) => stages::run(&mut report, args.keep),
     }
     report.finish()
 }

@@ -169,7 +169,7 @@ fn pod_networks(deployment: &Deployment) -> Vec<ipnet::Ipv4Net> {
     deployment.lab.clusters().iter().map(|cluster| cluster.plan.pod_cidr).collect()
 }
 
-fn tell_how_to_step_in(report: &Report, lab: &Lab) {
+pub(crate) fn tell_how_to_step_in(report: &Report, lab: &Lab) {
     report.say("The clusters stay. Step into a node or a pod:");
     let culvert =
         std::env::current_exe().map(|demo| demo.with_file_name("culvert")).unwrap_or_else(|_| "culvert".into());
