@@ -10,6 +10,8 @@ mod broker_args;
 mod contexts;
 mod deployed;
 mod diagnose;
+mod globalnet;
+mod globalnet_args;
 mod join;
 mod join_args;
 mod later;
