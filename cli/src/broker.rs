@@ -9,8 +9,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use culvert_setup::names::OPERATOR_NAMESPACE;
 use culvert_setup::{
-    BROKER_FILE, Broker, BrokerInfo, Existing, PSK_LENGTH, SecretBytes, Server, TOKEN_LIFETIME, https_url, read,
-    read_if_there, write,
+    BROKER_FILE, Broker, BrokerInfo, Existing, Globalnet, PSK_LENGTH, SecretBytes, Server, TOKEN_LIFETIME, https_url,
+    read, read_if_there, write,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -32,7 +32,18 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     older_file: Option<String>,
     psk: &'static str,
+    /// `None` without Globalnet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    globalnet: Option<GlobalnetReport>,
     warnings: Vec<String>,
+}
+
+/// The global addresses that clusters get.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct GlobalnetReport {
+    cidr_range: String,
+    cluster_size: u64,
 }
 
 /// Makes a broker, or repairs it.
@@ -46,11 +57,18 @@ pub(crate) async fn deploy(asked: &DeployBroker) -> Result<String> {
     tell(&format!("Looking at API server {}", server.url()));
     let url = asked.broker.broker_url.clone().map_or_else(|| https_url(server.url()), Ok)?;
     let wanted = Broker::new(&asked.broker.namespace, asked.token_lifetime.unwrap_or(TOKEN_LIFETIME))?;
-    let existing = look(&server, async { Ok(server.look_at_broker(&wanted).await?) }).await?;
+    let (existing, noted) = look(&server, async {
+        let existing = server.look_at_broker(&wanted).await?;
+        Ok((existing, server.globalnet(wanted.namespace()).await?))
+    })
+    .await?;
+    let wish = asked.globalnet();
+    noted.configured(&wish)?;
     let (psk, origin) = choose_psk(given, before, existing.psk.clone())?;
     let lifetime = asked.token_lifetime.or(existing.token_lifetime).unwrap_or(TOKEN_LIFETIME);
     let broker = Broker::new(&asked.broker.namespace, lifetime)?;
     let mut warnings = warnings(&existing, broker.namespace());
+    warnings.extend(noted.contested().iter().map(ToString::to_string));
     for warning in &warnings {
         eprintln!("warning: {warning}");
     }
@@ -64,6 +82,7 @@ pub(crate) async fn deploy(asked: &DeployBroker) -> Result<String> {
     for object in broker.initial_objects() {
         server.create(&object).await?;
     }
+    let globalnet = server.configure_globalnet(broker.namespace(), &wish).await?;
     server.keep_psk(broker.namespace(), &psk).await?;
     tell("Waiting until the policies are in force");
     if !server.wait_enforced(&broker).await? {
@@ -92,6 +111,7 @@ pub(crate) async fn deploy(asked: &DeployBroker) -> Result<String> {
         broker_file: BROKER_FILE.to_owned(),
         older_file: older.map(|path| path.display().to_string()),
         psk: origin,
+        globalnet: globalnet_report(&globalnet),
         warnings,
     };
     render(&report, asked.output)
@@ -103,6 +123,7 @@ pub(crate) async fn recover(asked: &RecoverBrokerInfo) -> Result<String> {
     tell(&format!("Looking at API server {}", server.url()));
     let url = asked.broker.broker_url.clone().map_or_else(|| https_url(server.url()), Ok)?;
     let (token, ca) = server.recover_token(&asked.broker.namespace).await?;
+    let noted = server.globalnet(&asked.broker.namespace).await?;
     let (psk, origin) = find_psk(asked, &server).await?;
     let (mut components, custom_domains) = server.recorded_components(&asked.broker.namespace).await?;
     if components.is_empty() {
@@ -118,7 +139,8 @@ pub(crate) async fn recover(asked: &RecoverBrokerInfo) -> Result<String> {
         broker_file: BROKER_FILE.to_owned(),
         older_file: older.map(|path| path.display().to_string()),
         psk: origin,
-        warnings: vec![],
+        globalnet: globalnet_report(&noted),
+        warnings: noted.contested().iter().map(ToString::to_string).collect(),
     };
     render(&report, asked.output)
 }
@@ -171,6 +193,11 @@ async fn find_psk(asked: &RecoverBrokerInfo, server: &Server) -> Result<(SecretB
     Ok((psk, "from a joined cluster"))
 }
 
+fn globalnet_report(globalnet: &Globalnet) -> Option<GlobalnetReport> {
+    let cidr_range = globalnet.range.filter(|_| globalnet.is_enabled)?.to_string();
+    Some(GlobalnetReport { cidr_range, cluster_size: globalnet.cluster_size? })
+}
+
 fn warnings(existing: &Existing, namespace: &str) -> Vec<String> {
     let kept: Vec<&str> = existing.kept_definitions.iter().map(String::as_str).collect();
     let definitions = (!kept.is_empty()).then(|| {
@@ -198,6 +225,9 @@ fn render(report: &Report, output: Output) -> Result<String> {
                 let _ = writeln!(text, "The older broker file is {older} now");
             }
             let _ = writeln!(text, "Pre-shared key: {}", report.psk);
+            if let Some(GlobalnetReport { cidr_range, cluster_size }) = &report.globalnet {
+                let _ = writeln!(text, "Globalnet: {cluster_size} addresses of {cidr_range} for each cluster");
+            }
             let _ = writeln!(text, "Join clusters with {}; keep it secret", report.broker_file);
             Ok(text)
         }

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use culvert_setup::https_url;
+use clap::ArgAction;
 use culvert_setup::names::BROKER_NAMESPACE;
+use culvert_setup::{GlobalnetWish, https_url};
+use ipnet::IpNet;
 
 use crate::access::AccessArgs;
 use crate::args::Output;
@@ -34,6 +36,16 @@ pub(crate) struct DeployBroker {
     /// How long members' tokens live, such as 30d or 12h [default: that of an earlier run, else 30d].
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) token_lifetime: Option<Duration>,
+    /// Whether clusters that join get global addresses, so that their own CIDRs may be the same [default: that of an earlier
+    /// run, else false].
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    globalnet: Option<bool>,
+    /// Range of the global addresses [default: that of an earlier run, else 242.0.0.0/8].
+    #[arg(long, value_name = "CIDR")]
+    globalnet_cidr_range: Option<IpNet>,
+    /// How many global addresses a cluster gets, rounded up to a power of two [default: that of an earlier run, else 65536].
+    #[arg(long, value_name = "COUNT")]
+    globalnet_cluster_size: Option<u64>,
     /// What the clusterset is for; connectivity is all there is yet.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     components: Vec<String>,
@@ -72,17 +84,20 @@ impl DeployBroker {
         }
         self.later.check()
     }
+
+    /// Returns what is asked for of Globalnet.
+    pub(crate) fn globalnet(&self) -> GlobalnetWish {
+        GlobalnetWish {
+            enabled: self.globalnet,
+            range: self.globalnet_cidr_range,
+            cluster_size: self.globalnet_cluster_size,
+        }
+    }
 }
 
 /// Flags of subctl without a meaning here.
 #[derive(Debug, Default, clap::Args)]
 struct Later {
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    globalnet: Option<String>,
-    #[arg(long, hide = true)]
-    globalnet_cidr_range: Option<String>,
-    #[arg(long, hide = true)]
-    globalnet_cluster_size: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     enable_clusterset_ip: Option<String>,
     #[arg(long, hide = true)]
@@ -105,15 +120,11 @@ struct Later {
 
 impl Later {
     fn check(&self) -> Result<()> {
-        let globalnet = "Globalnet does not exist yet: clusters need CIDRs of their own; leave it out";
         let clusterset_ip = "clusterset addresses do not exist yet: leave it out";
         let domains = "service discovery does not exist yet: leave it out";
         let images = "a broker runs nothing, so there is no image to choose: leave it out";
         let proxy = "a broker runs nothing that a proxy would serve; for this command itself set HTTPS_PROXY";
         later::refuse(&[
-            ("--globalnet", &self.globalnet, globalnet),
-            ("--globalnet-cidr-range", &self.globalnet_cidr_range, globalnet),
-            ("--globalnet-cluster-size", &self.globalnet_cluster_size, globalnet),
             ("--enable-clusterset-ip", &self.enable_clusterset_ip, clusterset_ip),
             ("--clusterset-ip-cidr-range", &self.clusterset_ip_cidr_range, clusterset_ip),
             ("--custom-domains", &self.custom_domains, domains),
@@ -154,8 +165,6 @@ mod tests {
     #[test]
     fn what_subctl_scripts_pass_is_refused_with_the_way_out() {
         for (words, flag) in [
-            ("--globalnet", "--globalnet"),
-            ("--globalnet-cidr-range 242.0.0.0/8", "--globalnet-cidr-range"),
             ("--enable-clusterset-ip=true", "--enable-clusterset-ip"),
             ("--custom-domains a.b", "--custom-domains"),
             ("--version 0.20.0", "--version"),
@@ -172,6 +181,16 @@ mod tests {
         parsed("--globalnet=false --operator-debug=false --components connectivity").check().unwrap();
         assert_eq!(parsed("--broker-namespace b").broker.namespace, "b");
         assert_eq!(parsed("").broker.namespace, "submariner-k8s-broker");
+    }
+
+    #[test]
+    fn what_is_not_given_of_globalnet_stays() {
+        assert_eq!(parsed("").globalnet(), GlobalnetWish::default());
+        let wish = parsed("--globalnet --globalnet-cidr-range 242.0.0.0/9 --globalnet-cluster-size 512").globalnet();
+        let range = "242.0.0.0/9".parse().ok();
+        assert_eq!(wish, GlobalnetWish { enabled: Some(true), range, cluster_size: Some(512) });
+        assert_eq!(parsed("--globalnet=false").globalnet().enabled, Some(false));
+        assert!(Line::try_parse_from(["culvert", "--globalnet-cidr-range", "242"]).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use culvert_api::{Cluster, ClusterSpec, Record};
-use culvert_setup::manifests::{GATEWAY, ROUTE_AGENT, image_of};
+use culvert_setup::manifests::{GATEWAY, GLOBAL_CIDR, ROUTE_AGENT, image_of};
 use culvert_setup::{BrokerSeen, BrokerState, Found, HostedBroker};
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -24,7 +24,13 @@ pub(crate) struct NetworksView {
     /// By Submariner's name; empty if there is no API server to ask.
     network_plugin: String,
     networks: Vec<NetworkRow>,
+    /// Whether other clusters reach this one by its global CIDRs alone.
+    with_globalnet: bool,
 }
+
+/// What Globalnet means for a cluster's own CIDRs.
+pub(crate) const WITH_GLOBALNET: &str =
+    "other clusters reach this one by its global CIDRs alone, so its pods and services may have the CIDRs of theirs";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -63,6 +69,9 @@ pub(crate) struct BrokerRow {
     /// `None` if it could not be seen from here.
     #[serde(skip_serializing_if = "Option::is_none")]
     clusters: Option<usize>,
+    /// The range of global CIDRs; empty without Globalnet, `None` if it could not be seen from here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    globalnet: Option<String>,
     healthy: bool,
     health: String,
 }
@@ -76,13 +85,23 @@ impl NetworksView {
             row("pods", "--clustercidr", found.pods, announced(|spec| &spec.cluster_cidr)),
             row("services", "--servicecidr", found.services, announced(|spec| &spec.service_cidr)),
         ];
-        let global = announced(|spec| &spec.global_cidr).unwrap_or_default();
-        if !global.is_empty() {
-            networks.push(row("global", "", None, Some(global)));
+        let settings = snapshot.survey.as_ref().map(|survey| &survey.settings);
+        let global = settings.and_then(|settings| settings.get(GLOBAL_CIDR)).filter(|cidrs| !cidrs.is_empty());
+        let global = global
+            .map(|cidrs| Found { place: "ConfigMap culvert", cidrs: cidrs.split(',').map(str::to_owned).collect() });
+        let announced = announced(|spec| &spec.global_cidr);
+        let with_globalnet = announced.as_ref().is_some_and(|announced| !announced.is_empty());
+        if global.is_some() || with_globalnet {
+            networks.push(row("global", "--globalnet-cidr", global, announced));
         }
         let cluster = own.map(|cluster| cluster.name().to_owned());
         let cluster = cluster.or_else(|| snapshot.own_ids().first().map(|&id| id.to_owned())).unwrap_or_default();
-        Self { cluster, network_plugin: found.plugin, networks }
+        Self { cluster, network_plugin: found.plugin, networks, with_globalnet }
+    }
+
+    /// Tells whether other clusters reach this one by its global CIDRs alone.
+    pub(crate) fn with_globalnet(&self) -> bool {
+        self.with_globalnet
     }
 
     /// Returns what is wrong, a line for each network.
@@ -111,6 +130,9 @@ impl NetworksView {
             .problems()
             .map(|(network, problem)| table::printable(&format!("{network}: {problem}")) + "\n")
             .collect();
+        if self.with_globalnet {
+            text += &format!("\nGlobalnet: {WITH_GLOBALNET}\n");
+        }
         if problems.is_empty() { text } else { text + "\n" + &problems }
     }
 }
@@ -121,6 +143,9 @@ fn row(network: &'static str, flag: &str, found: Option<Found>, announced: Optio
         texts.iter().map(text).collect()
     };
     let problem = match (&found, &announced) {
+        (Some(found), Some(announced)) if announced.is_empty() => {
+            format!("not announced yet, though {} says {}: wait for the gateway", found.place, found.cidrs.join(", "))
+        }
         (Some(found), Some(announced)) if parsed(&found.cidrs) != parsed(announced) => format!(
             "announced is {}, but {} says {}: unless that was meant, run `culvert join` again with the right {flag}",
             announced.join(", "),
@@ -193,8 +218,9 @@ pub(crate) fn versions_table(rows: &[VersionRow]) -> String {
 
 /// Returns the broker of this cluster's clusterset, if settings name one, and those that this cluster has beside that.
 pub(crate) fn brokers(snapshot: &Snapshot) -> Vec<BrokerRow> {
-    let joined = |broker: &BrokerSeen| {
-        let (clusters, healthy, health) = match &broker.state {
+    let (url, hosted) = snapshot.hosted.as_ref().map(|(url, all)| (url.as_str(), all.as_slice())).unwrap_or_default();
+    let joined = |seen: &BrokerSeen| {
+        let (clusters, healthy, health) = match &seen.state {
             BrokerState::Seen { clusters, .. } => (Some(clusters.len()), true, "answers".to_owned()),
             BrokerState::Refused(reason) => (None, false, format!("refuses this cluster: {reason}")),
             BrokerState::Unreachable(reason) => (None, false, format!("not seen from here: {reason}")),
@@ -203,16 +229,17 @@ pub(crate) fn brokers(snapshot: &Snapshot) -> Vec<BrokerRow> {
             }
         };
         BrokerRow {
-            url: broker.url.clone(),
-            namespace: broker.namespace.clone(),
+            url: seen.url.clone(),
+            namespace: seen.namespace.clone(),
             components: vec!["connectivity".to_owned()],
             known_from: "this cluster's ConfigMap culvert",
             clusters,
+            // Only an administrator reads that.
+            globalnet: hosted.iter().find(|broker| is_same(broker, seen)).and_then(range),
             healthy,
             health,
         }
     };
-    let (url, hosted) = snapshot.hosted.as_ref().map(|(url, all)| (url.as_str(), all.as_slice())).unwrap_or_default();
     let others = hosted.iter().filter(|broker| !snapshot.broker.as_ref().is_some_and(|seen| is_same(broker, seen)));
     let here = |broker: &HostedBroker| BrokerRow {
         url: url.to_owned(),
@@ -223,10 +250,18 @@ pub(crate) fn brokers(snapshot: &Snapshot) -> Vec<BrokerRow> {
         },
         known_from: "it is in this cluster",
         clusters: Some(broker.clusters.len()),
+        globalnet: range(broker),
         healthy: true,
         health: "answers".to_owned(),
     };
     snapshot.broker.iter().map(joined).chain(others.map(here)).collect()
+}
+
+/// Returns the range of a broker's global CIDRs; empty without Globalnet.
+fn range(broker: &HostedBroker) -> Option<String> {
+    let globalnet = broker.globalnet.as_ref()?;
+    let range = globalnet.range.filter(|_| globalnet.is_enabled);
+    Some(range.map(|range| range.to_string()).unwrap_or_default())
 }
 
 /// Tells whether a broker in this cluster is the one that this cluster has joined: by whatever address, it has the same
@@ -243,21 +278,27 @@ pub(crate) fn brokers_table(rows: &[BrokerRow]) -> String {
     if rows.is_empty() {
         return "There is no broker: no settings of this cluster name one\n".to_owned();
     }
-    let cells: Vec<[Cell; 6]> = rows
+    let cells: Vec<[Cell; 7]> = rows
         .iter()
         .map(|row| {
             let clusters = row.clusters.map_or_else(|| "unknown".to_owned(), |count| count.to_string());
+            let globalnet = match row.globalnet.as_deref() {
+                None => "unknown",
+                Some("") => "no",
+                Some(range) => range,
+            };
             [
                 row.url.as_str().into(),
                 row.namespace.as_str().into(),
                 row.components.join(", ").as_str().into(),
                 clusters.as_str().into(),
+                globalnet.into(),
                 row.known_from.into(),
                 row.health.as_str().into(),
             ]
         })
         .collect();
-    table::render(["BROKER", "NAMESPACE", "COMPONENTS", "CLUSTERS", "KNOWN FROM", "HEALTH"], &cells, false)
+    table::render(["BROKER", "NAMESPACE", "COMPONENTS", "CLUSTERS", "GLOBALNET", "KNOWN FROM", "HEALTH"], &cells, false)
 }
 
 #[cfg(test)]

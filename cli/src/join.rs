@@ -14,7 +14,7 @@ use culvert_model::ClusterId;
 use culvert_setup::manifests::{self, GATEWAY, ROUTE_AGENT};
 use culvert_setup::names::{MANAGED_BY, OPERATOR_NAMESPACE, PSK_SECRET};
 use culvert_setup::{
-    BrokerCredentials, BrokerInfo, Facts, GatewayNodes, Installation, JoinRequest, Kind, LocalObstacle, Member,
+    Asked, BrokerCredentials, BrokerInfo, Facts, GatewayNodes, Installation, JoinRequest, Kind, LocalObstacle, Member,
     ObjectRef, Server, Settings, prepare_member,
 };
 use ipnet::IpNet;
@@ -22,6 +22,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use crate::args::Output;
+use crate::globalnet;
 use crate::join_args::Join;
 use crate::progress::{POLL, Told, look, tell, wait_for_pods, wait_settled};
 use crate::site;
@@ -40,6 +41,8 @@ struct Report {
     network_plugin: String,
     cluster_cidr: Vec<String>,
     service_cidr: Vec<String>,
+    /// None without Globalnet.
+    global_cidr: Vec<String>,
     gateways: Vec<String>,
     image: String,
     connections: Vec<Connection>,
@@ -72,6 +75,7 @@ struct Plan {
     new_gateway: Option<String>,
     gateways: Vec<String>,
     image: String,
+    node_addresses: Vec<IpNet>,
 }
 
 /// Joins a cluster, or a site without Kubernetes.
@@ -86,17 +90,34 @@ pub(crate) async fn run(asked: &Join) -> Result<String> {
     tell(&format!("Looking at this cluster, {}", local.url()));
     let found = look(&local, find(&local)).await?;
     let identity = found.identity.clone();
-    let plan = plan(asked, &info, found)?;
+    let mut plan = plan(asked, &info, found)?;
+    let cluster = plan.settings.cluster.clone();
+    let networks = plan.settings.networks.all();
+    let used = [networks.clone(), plan.node_addresses.clone()].concat();
+    let wish = globalnet::wish(asked.globalnet()?, &broker, &info.namespace).await?;
+    let wanted = wish.as_ref().map(|wish| Asked { cluster: &cluster, wish, local: &used });
     let request = JoinRequest {
-        member: Member { broker: info.namespace.clone(), cluster: plan.settings.cluster.clone() },
+        member: Member { broker: info.namespace.clone(), cluster: cluster.clone() },
         identity,
-        known: plan.installation.is_known_as(&plan.settings.cluster),
-        claims: plan.settings.networks.all(),
+        known: plan.installation.is_known_as(&cluster),
+        claims: match &wanted {
+            Some(wanted) => globalnet::look(&broker, &info.namespace, wanted).await?,
+            None => networks,
+        },
     };
     tell(&format!("Asking the broker for this cluster's account, {}", broker.url()));
     let credentials = prepare_member(&broker, &request, info.ca.as_deref()).await?;
+    if let Some(wanted) = &wanted {
+        plan.settings.global = broker.allocate(&info.namespace, wanted).await?;
+    }
     install(&plan, &info, &credentials, &local).await?;
     wait_for_pods(&local, &[GATEWAY, ROUTE_AGENT]).await?;
+    if wanted.is_none() {
+        let given_back = globalnet::give_back(&broker, &info.namespace, &cluster).await?;
+        if !given_back.is_empty() {
+            tell(&format!("Gave global CIDR {} back", globalnet::joined(&given_back)));
+        }
+    }
     let connections = wait_connected(&plan.settings.cluster, &info, &local, &broker).await?;
     render(&report(plan, connections), asked.output)
 }
@@ -120,6 +141,7 @@ async fn find(local: &Server) -> Result<Found> {
 fn plan(asked: &Join, info: &BrokerInfo, found: Found) -> Result<Plan> {
     let Found { facts, installation, lacking, .. } = found;
     let networks = facts.networks(&asked.clustercidr, &asked.servicecidr)?;
+    let node_addresses = facts.node_addresses();
     let cluster = cluster_id(asked, &installation)?;
     let mut obstacles = installation.obstacles(&cluster);
     obstacles.extend(lacking);
@@ -142,11 +164,12 @@ fn plan(asked: &Join, info: &BrokerInfo, found: Found) -> Result<Plan> {
     let settings = Settings {
         cluster,
         networks,
+        global: vec![],
         broker_url: info.url.clone(),
         broker_namespace: info.namespace.clone(),
         variables: asked.variables(),
     };
-    Ok(Plan { settings, installation, new_gateway, gateways, image })
+    Ok(Plan { settings, installation, new_gateway, gateways, image, node_addresses })
 }
 
 /// Brings everything to this cluster.
@@ -302,6 +325,7 @@ fn report(plan: Plan, connections: Vec<Connection>) -> Report {
         network_plugin: settings.networks.plugin,
         cluster_cidr: texts(&settings.networks.pods),
         service_cidr: texts(&settings.networks.services),
+        global_cidr: texts(&settings.global),
         gateways,
         image,
         connections,
@@ -318,6 +342,9 @@ fn render(report: &Report, output: Output) -> Result<String> {
             let cidrs = |cidrs: &[String]| cidrs.join(", ");
             let _ = writeln!(text, "Pods: {} ({})", cidrs(&report.cluster_cidr), report.network_plugin);
             let _ = writeln!(text, "Services: {}", cidrs(&report.service_cidr));
+            if !report.global_cidr.is_empty() {
+                let _ = writeln!(text, "Global addresses: {}", cidrs(&report.global_cidr));
+            }
             let _ = writeln!(text, "Gateways: {}", report.gateways.join(", "));
             for connection in &report.connections {
                 let _ = writeln!(text, "Cluster {}: {}", printable(&connection.cluster), connection.status);
@@ -360,6 +387,7 @@ mod tests {
             network_plugin: "generic".to_owned(),
             cluster_cidr: vec!["10.1.0.0/16".to_owned()],
             service_cidr: vec!["100.1.0.0/16".to_owned()],
+            global_cidr: vec!["242.1.0.0/16".to_owned()],
             gateways: vec!["n1".to_owned()],
             image: "i:1".to_owned(),
             connections: vec![Connection {
@@ -370,6 +398,7 @@ mod tests {
         };
         let text = render(&report, Output::Table).unwrap();
         assert!(text.starts_with("Cluster east has joined\n") && text.contains("Cluster west: connected"), "{text}");
+        assert!(text.contains("Global addresses: 242.1.0.0/16\n"), "{text}");
         let json: serde_json::Value = serde_json::from_str(&render(&report, Output::Json).unwrap()).unwrap();
         assert_eq!(json["connections"][0], serde_json::json!({"cluster": "west", "status": "connected"}));
         assert_eq!(json["networkPlugin"], "generic");

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use crate::access::AccessArgs;
 use crate::args::Output;
+use crate::globalnet_args::{Choice, GlobalnetArgs};
 use crate::later;
 use crate::proxy_args::ProxyArgs;
 
@@ -81,6 +82,8 @@ pub(crate) struct Join {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set, value_name = "BOOL")]
     pod_debug: bool,
     #[command(flatten)]
+    globalnet: GlobalnetArgs,
+    #[command(flatten)]
     proxy: ProxyArgs,
     #[arg(long, short, value_enum, default_value_t)]
     pub(crate) output: Output,
@@ -135,7 +138,17 @@ impl Join {
             );
         }
         self.proxy.check()?;
+        self.globalnet.choice()?;
         self.later.check()
+    }
+
+    /// Returns what is asked for of Globalnet.
+    ///
+    /// # Errors
+    ///
+    /// The flags contradict one another.
+    pub(crate) fn globalnet(&self) -> Result<Choice> {
+        self.globalnet.choice()
     }
 
     /// Reads the broker's file; an address that is given stands for the file's.
@@ -187,12 +200,6 @@ impl Join {
 #[derive(Debug, Default, clap::Args)]
 struct Later {
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    globalnet: Option<String>,
-    #[arg(long, hide = true)]
-    globalnet_cidr: Option<String>,
-    #[arg(long, hide = true)]
-    globalnet_cluster_size: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     enable_clusterset_ip: Option<String>,
     #[arg(long, hide = true)]
     clusterset_ip_cidr: Option<String>,
@@ -227,15 +234,11 @@ impl Later {
         if self.check_broker_certificate.as_deref() == Some("false") {
             bail!("--check-broker-certificate: a broker that is not checked may be anybody: leave it on");
         }
-        let globalnet = "Globalnet does not exist yet: clusters need CIDRs of their own; leave it out";
         let discovery = "service discovery does not exist yet: leave it out";
         let release = "one image has all: pass it with --image";
         let ipsec = "it is about IPsec cables, which do not exist yet: leave it out";
         let operator = "there is no operator: for more of the daemons' logs pass --pod-debug";
         later::refuse(&[
-            ("--globalnet", &self.globalnet, globalnet),
-            ("--globalnet-cidr", &self.globalnet_cidr, globalnet),
-            ("--globalnet-cluster-size", &self.globalnet_cluster_size, globalnet),
             ("--enable-clusterset-ip", &self.enable_clusterset_ip, discovery),
             ("--clusterset-ip-cidr", &self.clusterset_ip_cidr, discovery),
             ("--custom-domains", &self.custom_domains, discovery),
@@ -278,8 +281,8 @@ mod tests {
     #[test]
     fn what_subctl_scripts_pass_is_refused_with_the_way_out() {
         for (words, flag) in [
-            ("--globalnet", "--globalnet"),
-            ("--globalnet-cidr 242.0.0.0/16", "--globalnet-cidr"),
+            ("--globalnet=false --globalnet-cidr 242.0.0.0/16", "--globalnet-cidr"),
+            ("--enable-clusterset-ip", "--enable-clusterset-ip"),
             ("--cable-driver libreswan", "--cable-driver"),
             ("--cable-driver vxlan", "--cable-driver"),
             ("--check-broker-certificate=false", "--check-broker-certificate"),

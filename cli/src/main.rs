@@ -11,6 +11,8 @@ mod contexts;
 mod deployed;
 mod diagnose;
 mod global_ips;
+mod globalnet;
+mod globalnet_args;
 mod join;
 mod join_args;
 mod later;

@@ -10,11 +10,14 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 use culvert_model::ClusterId;
-use culvert_setup::{JoinRequest, Member, Networks, Server, Settings, Site, SiteError, prepare_member};
+use culvert_setup::manifests::GLOBAL_CIDR;
+use culvert_setup::{Asked, JoinRequest, Member, Networks, Server, Settings, Site, SiteError, Wish, prepare_member};
 use serde::Serialize;
 use tokio::process::Command;
 
 use crate::args::Output;
+use crate::globalnet::{self, Leaving};
+use crate::globalnet_args::Choice;
 use crate::join::{ask, confirm};
 use crate::join_args::Join;
 use crate::progress::tell;
@@ -32,6 +35,8 @@ struct Report {
     repaired: bool,
     cluster_cidr: Vec<String>,
     service_cidr: Vec<String>,
+    /// None without Globalnet.
+    global_cidr: Vec<String>,
     records: PathBuf,
     /// The file with the daemons' variables.
     variables: PathBuf,
@@ -53,13 +58,16 @@ pub(crate) async fn join(asked: &Join) -> Result<String> {
     };
     let before = joined.as_ref().and_then(|variables| variables.get(CLUSTER)).map(String::as_str);
     let cluster = cluster_id(asked, before)?;
-    let settings = Settings {
+    let had_global =
+        joined.as_ref().and_then(|variables| variables.get(GLOBAL_CIDR)).is_some_and(|had| !had.is_empty());
+    let mut settings = Settings {
         cluster: cluster.clone(),
         networks: Networks {
             plugin: "none".to_owned(),
             pods: asked.clustercidr.clone(),
             services: asked.servicecidr.clone(),
         },
+        global: vec![],
         broker_url: info.url.clone(),
         broker_namespace: info.namespace.clone(),
         variables: asked.variables(),
@@ -67,22 +75,40 @@ pub(crate) async fn join(asked: &Join) -> Result<String> {
     site.check(&settings)?;
     let broker = Server::of_broker(&info).await?;
     let identity = site.prepare()?;
+    let networks = settings.networks.all();
+    let wish = match asked.globalnet()? {
+        // A join starts no daemon of a site that translates addresses: it has to be meant.
+        Choice::AsBroker if had_global => Some(Wish::Default),
+        Choice::AsBroker => None,
+        choice @ (Choice::Off | Choice::On(_)) => globalnet::wish(choice, &broker, &info.namespace).await?,
+    };
+    let wanted = wish.as_ref().map(|wish| Asked { cluster: &cluster, wish, local: &networks });
     let request = JoinRequest {
-        member: Member { broker: info.namespace.clone(), cluster },
+        member: Member { broker: info.namespace.clone(), cluster: cluster.clone() },
         identity,
         known: joined.is_some(),
-        claims: settings.networks.all(),
+        claims: match &wanted {
+            Some(wanted) => globalnet::look(&broker, &info.namespace, wanted).await?,
+            None => networks.clone(),
+        },
     };
     tell(&format!("Asking the broker for this site's account, {}", broker.url()));
     let credentials = prepare_member(&broker, &request, info.ca.as_deref()).await?;
+    if let Some(wanted) = &wanted {
+        settings.global = broker.allocate(&info.namespace, wanted).await?;
+    }
     tell(&format!("Writing {}", site.variables_file().display()));
     site.keep(&settings, &info.psk, &credentials)?;
+    if wanted.is_none() {
+        globalnet::give_back(&broker, &info.namespace, &cluster).await?;
+    }
     let texts = |cidrs: &[ipnet::IpNet]| cidrs.iter().map(ToString::to_string).collect();
     let report = Report {
         cluster: settings.cluster.to_string(),
         repaired: joined.is_some(),
         cluster_cidr: texts(&settings.networks.pods),
         service_cidr: texts(&settings.networks.services),
+        global_cidr: texts(&settings.global),
         records: site.records().to_owned(),
         variables: site.variables_file(),
         token_expires: credentials.expires.map(|time| time.to_string()),
@@ -107,12 +133,19 @@ fn cluster_id(asked: &Join, before: Option<&str>) -> Result<ClusterId> {
 }
 
 /// Takes a site out of its clusterset, and everything of Culvert off this machine but its programs.
-pub(crate) async fn uninstall(records: &Path, yes: bool) -> Result<String> {
+pub(crate) async fn uninstall(records: &Path, broker_info: Option<&Path>, yes: bool) -> Result<String> {
     let site = Site::of_records(records)?;
     let Some(variables) = site.joined()? else {
         bail!("no site has joined from here ({} is not there): name its --records", site.variables_file().display());
     };
     let cluster = variables.get(CLUSTER).map_or("without an id", String::as_str);
+    let leaving = match (broker_info, cluster.parse::<ClusterId>()) {
+        (Some(file), Ok(cluster)) => Leaving::of_file(file, cluster, &site.prepare()?).await?,
+        (None, _) | (_, Err(_)) => Leaving::Nobody {
+            cluster: cluster.to_owned(),
+            global: variables.get(GLOBAL_CIDR).cloned().unwrap_or_default(),
+        },
+    };
     confirm(yes, &format!("Take site {cluster} out of its clusterset?"))?;
     let mut left = Vec::new();
     for daemon in DAEMONS {
@@ -126,9 +159,11 @@ pub(crate) async fn uninstall(records: &Path, yes: bool) -> Result<String> {
             site.directory().display()
         );
     }
+    let given_back = leaving.give_back().await;
     site.forget()?;
     Ok(format!(
-        "Site {cluster} is uninstalled; left are its records' directory, {}, and who it is, so that it may join again\n",
+        "Site {cluster} is uninstalled; left are its records' directory, {}, and who it is, so that it may join \
+         again\n{given_back}",
         site.records().display()
     ))
 }
@@ -155,6 +190,9 @@ fn render(report: &Report, output: Output) -> Result<String> {
         Output::Table => {
             let done = if report.repaired { "is repaired" } else { "has joined" };
             let mut text = format!("Site {} {done}\nSubnets: {}\n", report.cluster, report.cluster_cidr.join(", "));
+            if !report.global_cidr.is_empty() {
+                let _ = writeln!(text, "Global addresses: {}", report.global_cidr.join(", "));
+            }
             if let Some(expires) = &report.token_expires {
                 let _ = writeln!(text, "Its token at the broker expires at {expires}; the gateway renews it");
             }
@@ -181,6 +219,7 @@ mod tests {
             repaired: false,
             cluster_cidr: vec!["10.9.0.0/16".to_owned()],
             service_cidr: vec![],
+            global_cidr: vec![],
             records: "/r/records".into(),
             variables: "/r/site/site.env".into(),
             token_expires: Some("2030-01-01T00:00:00Z".to_owned()),

@@ -9,12 +9,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use culvert_model::ClusterId;
 use culvert_setup::manifests::{GATEWAY, ROUTE_AGENT, parked, uninstaller, uninstaller_name, unparked};
 use culvert_setup::names::OPERATOR_NAMESPACE;
 use culvert_setup::{Kind, ObjectRef, Server};
 use tokio::time::{Instant, sleep};
 
 use crate::access::AccessArgs;
+use crate::globalnet::{self, Leaving};
 use crate::join::confirm;
 use crate::join_args::SITE_RECORDS;
 use crate::progress::{POLL, Told, look, tell};
@@ -33,6 +35,12 @@ pub(crate) struct Uninstall {
     /// Directory of the records of such a site.
     #[arg(long, value_name = "DIR", requires = "standalone", default_value = SITE_RECORDS)]
     records: PathBuf,
+    /// The broker's file, by whose rights this cluster's global addresses are given back.
+    #[arg(long, value_name = "FILE")]
+    broker_info: Option<PathBuf>,
+    /// Only give back the global addresses of a cluster that is gone, or that was uninstalled without the broker's file.
+    #[arg(long, value_name = "ID", requires = "broker_info", conflicts_with_all = ["standalone", "kubeconfig", "context", "cluster", "user"])]
+    gone: Option<ClusterId>,
     /// Do not ask.
     #[arg(long, short)]
     yes: bool,
@@ -40,18 +48,29 @@ pub(crate) struct Uninstall {
 
 /// Takes a cluster out, or a site without Kubernetes.
 pub(crate) async fn run(asked: &Uninstall) -> Result<String> {
+    let file = asked.broker_info.as_deref();
+    if let (Some(cluster), Some(file)) = (&asked.gone, file) {
+        confirm(asked.yes, &format!("Give back the global addresses of cluster {cluster}?"))?;
+        return globalnet::forget(file, cluster).await;
+    }
     if asked.standalone {
-        return site::uninstall(&asked.records, asked.yes).await;
+        return site::uninstall(&asked.records, file, asked.yes).await;
     }
     let server = Server::of_kubeconfig(&asked.access.access()).await?;
     tell(&format!("Looking at this cluster, {}", server.url()));
     let installation = look(&server, async { Ok(server.installation().await?) }).await?;
+    let leaving = Leaving::of(&installation, &server, file).await?;
     let cluster = installation.cluster.unwrap_or_else(|| "without an id".to_owned());
     confirm(asked.yes, &format!("Take cluster {cluster} at {} out of its clusterset?", server.url()))?;
     let mut left = clean_nodes(&server).await?;
+    // The broker may be here too, and go with the rest.
+    let given_back = leaving.give_back().await;
     tell("Deleting records, accounts, secrets and settings");
-    let removal = server.remove_join().await.context("some objects are left; run the same command again")?;
-    let mut text = format!("Cluster {cluster} is uninstalled\n");
+    let removal = server.remove_join().await.with_context(|| {
+        // What was given back is not said again by another run.
+        format!("{given_back}some objects are left; run the same command again")
+    })?;
+    let mut text = format!("Cluster {cluster} is uninstalled\n{given_back}");
     for namespace in &removal.brokers {
         text += &format!("The broker in namespace {namespace} had no members and is gone\n");
     }

@@ -10,8 +10,8 @@ use culvert_netns_tests::kubernetes::{Lab, Plan, ProxyMode};
 use serde_json::{Value, json};
 
 use crate::broker::{
-    Act, Broker, Caller, EAST, Kind, Table, WEST, cluster, endpoint, life, own_import, shared_import, slice, token_of,
-    until_known, with, with_clusters,
+    Act, Broker, Caller, EAST, Kind, Table, WEST, cluster, endpoint, globalnet, life, own_import, shared_import, slice,
+    token_of, until_known, with, with_clusters,
 };
 
 /// ServiceImports as the Multi-Cluster Services API defines them, with a status of its own.
@@ -77,6 +77,7 @@ async fn all(kubeconfig: &Path) {
     life::two_brokers_do_not_meet(kubeconfig, &broker).await;
     life::a_broker_of_subctl_is_joined_as_subctl_does(kubeconfig, &broker).await;
     life::claims_at_the_same_moment_are_found(kubeconfig, &broker, &admin, &east).await;
+    globalnet::global_cidrs_are_given_out_and_given_back(kubeconfig, &broker, &admin, &west).await;
     life::a_second_run_repairs(kubeconfig, &broker, &admin).await;
 }
 

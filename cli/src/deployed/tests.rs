@@ -1,7 +1,7 @@
 //! What is shown of networks, versions and brokers.
 
 use culvert_api::{Cluster, Gateway, GatewayStatus, labels};
-use culvert_setup::{BrokerSeen, Discovered, Installation, Survey};
+use culvert_setup::{BrokerSeen, Discovered, Globalnet, Installation, Survey};
 use serde_json::json;
 
 use super::*;
@@ -60,6 +60,26 @@ fn networks_are_shown_by_whose_word_and_a_difference_is_said() {
 }
 
 #[test]
+fn global_cidrs_are_shown_and_what_they_mean() {
+    let mut snapshot = snapshot();
+    let survey = snapshot.survey.as_mut().unwrap();
+    survey.settings.insert("SUBMARINER_GLOBALCIDR".to_owned(), "242.1.0.0/16".to_owned());
+    let view = NetworksView::of(&snapshot);
+    let problems: Vec<_> = view.problems().filter(|(network, _)| *network == "global").collect();
+    assert_eq!(
+        problems,
+        [("global", "not announced yet, though ConfigMap culvert says 242.1.0.0/16: wait for the gateway")]
+    );
+
+    snapshot.clusters[0].spec.global_cidr = vec!["242.1.0.0/16".to_owned()];
+    let view = NetworksView::of(&snapshot);
+    assert!(view.problems().all(|(network, _)| network != "global"), "{view:?}");
+    let text = view.table();
+    assert!(text.contains("Globalnet: other clusters reach this one by its global CIDRs alone"), "{text}");
+    assert!(text.contains("global     242.1.0.0/16   ConfigMap culvert   242.1.0.0/16"), "{text}");
+}
+
+#[test]
 fn versions_are_those_of_images_and_of_processes() {
     insta::assert_snapshot!(versions_table(&versions(&snapshot(), now())));
 }
@@ -80,20 +100,33 @@ fn a_broker_in_the_cluster_is_shown_once() {
         cluster.metadata.uid = Some(uid.to_owned());
         cluster
     };
-    let hosted = |namespace: &str, uid: &str| {
+    let row = |row: BrokerRow| format!("{} {} {:?} {:?}", row.url, row.namespace, row.clusters, row.globalnet);
+    let hosted = |namespace: &str, uid: &str, globalnet: &Globalnet| {
         let clusters = vec![cluster(uid)];
-        HostedBroker { namespace: namespace.to_owned(), components: vec![], clusters }
+        HostedBroker {
+            namespace: namespace.to_owned(),
+            components: vec![],
+            clusters,
+            globalnet: Some(globalnet.clone()),
+        }
     };
-    let shown = |joined: bool| {
+    let shown = |joined: bool, globalnet: &Globalnet| {
         let mut snapshot = snapshot();
         snapshot.broker.as_mut().unwrap().state = BrokerState::Seen { clusters: vec![cluster("1")], endpoints: vec![] };
         snapshot.broker = snapshot.broker.filter(|_| joined);
-        snapshot.hosted = Some(("https://here".to_owned(), vec![hosted("ns", "1"), hosted("other", "2")]));
-        brokers(&snapshot).into_iter().map(|row| format!("{} {} {:?}", row.url, row.namespace, row.clusters)).collect()
+        snapshot.hosted = Some((
+            "https://here".to_owned(),
+            vec![hosted("ns", "1", globalnet), hosted("other", "2", &Globalnet::default())],
+        ));
+        brokers(&snapshot).into_iter().map(row).collect()
     };
-    let (all, beside): (Vec<String>, Vec<String>) = (shown(false), shown(true));
-    assert_eq!(all, ["https://here ns Some(1)", "https://here other Some(1)"]);
-    assert_eq!(beside, ["https://b:6443 ns Some(1)", "https://here other Some(1)"]);
+    let range = "242.0.0.0/8".parse().ok();
+    let globalnet = Globalnet { is_enabled: true, range, ..Globalnet::default() };
+    let (all, beside): (Vec<String>, Vec<String>) = (shown(false, &globalnet), shown(true, &globalnet));
+    let of_ns = "ns Some(1) Some(\"242.0.0.0/8\")";
+    let other = "https://here other Some(1) Some(\"\")".to_owned();
+    assert_eq!(all, [format!("https://here {of_ns}"), other.clone()]);
+    assert_eq!(beside, [format!("https://b:6443 {of_ns}"), other]);
 }
 
 #[test]

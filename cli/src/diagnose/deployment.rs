@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::{Cause, Check, ago, see_log};
-use crate::deployed::NetworksView;
+use crate::deployed::{NetworksView, WITH_GLOBALNET};
 use crate::snapshot::Snapshot;
 
 /// A pod that was started again within this time is worth a warning.
@@ -259,7 +259,8 @@ fn networks(snapshot: &Snapshot, survey: &Survey) -> Vec<Check> {
                 format!("the cluster does not show the CIDRs of its {networks}: what `join` was told is announced")
             },
         );
-        checks.push(Check::ok("Networks", format!("network plugin {plugin}; {message}")));
+        let globalnet = if view.with_globalnet() { format!("; {WITH_GLOBALNET}") } else { String::new() };
+        checks.push(Check::ok("Networks", format!("network plugin {plugin}; {message}{globalnet}")));
     }
     checks
 }

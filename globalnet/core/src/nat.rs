@@ -9,7 +9,8 @@
 //! a server sees who called.
 //!
 //! The global CIDR is routed to the host itself, so that refusals, and answers to pings, come from the address that was
-//! asked: an ICMP error from any other would not be let through by the other side.
+//! asked: an ICMP error from any other would not be let through by the other side. The route stands in the kernel's own table
+//! of local addresses, since Linux takes no other address as the source of an answer.
 //!
 //! Nothing here depends on whether the gateway is the active one: a standby is ready before it takes over.
 
@@ -39,7 +40,7 @@ pub fn desired(addresses: &GlobalAddresses) -> State {
     }
     state.nft.insert(TABLE.to_owned(), table(addresses));
     state.routes.extend(addresses.cidrs.iter().map(|cidr| {
-        let key = RouteKey { table: own::CABLE_TABLE, destination: cidr.trunc(), metric: own::ROUTE_METRIC };
+        let key = RouteKey { table: own::LOCAL_TABLE, destination: cidr.trunc(), metric: own::ROUTE_METRIC };
         (key, RouteTarget::Local)
     }));
     state

@@ -37,7 +37,7 @@ fn the_table_translates_keeps_and_refuses() {
 
     insta::assert_snapshot!(render(TABLE, &state.nft[TABLE]));
     let routes: Vec<String> = state.routes.iter().map(|(key, target)| format!("{key} {target}")).collect();
-    assert_eq!(routes, ["route 242.0.0.0/16 metric 100 in table 7201 local"]);
+    assert_eq!(routes, ["route 242.0.0.0/16 metric 100 in table 255 local"]);
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub const CABLE_TABLE: TableId = TableId(7201);
 pub const NODE_TABLE: TableId = TableId(7202);
 /// Routing table of the node addresses of this cluster for what comes by a cable, filled by the route agent.
 pub const NODES_TABLE: TableId = TableId(7203);
+/// The kernel's table of its own addresses: only what stands there may be the source of its answers.
+pub const LOCAL_TABLE: TableId = TableId(255);
 /// The kernel's main routing table.
 pub const MAIN_TABLE: TableId = TableId(254);
 

@@ -334,14 +334,16 @@ impl Globalnet {
         })
     }
 
+    /// Returns which clusters have the same addresses, noted by hand: each pair once.
+    pub fn contested(&self) -> Vec<GlobalnetError> {
+        let later = |(index, one)| self.allocations[index + 1..].iter().map(move |other| (one, other));
+        let pairs = self.allocations.iter().enumerate().flat_map(later);
+        pairs.filter_map(|(one, other)| contest(&one.cluster, &one.cidrs, other)).collect()
+    }
+
     fn check_uncontested(&self, cluster: &str, cidrs: &[IpNet]) -> Result<(), GlobalnetError> {
-        for other in self.allocations.iter().filter(|one| one.cluster != cluster) {
-            if let Some(&cidr) = cidrs.iter().find(|cidr| other.cidrs.iter().any(|theirs| overlaps(cidr, theirs))) {
-                let (one, other) = (cluster.to_owned(), other.cluster.clone());
-                return Err(GlobalnetError::Contested { one, other, cidr });
-            }
-        }
-        Ok(())
+        let mut others = self.allocations.iter().filter(|one| one.cluster != cluster);
+        others.find_map(|other| contest(cluster, cidrs, other)).map_or(Ok(()), Err)
     }
 
     /// Returns the same without what has rested long enough.
@@ -355,6 +357,12 @@ impl Resting {
     fn rests_until(&self) -> Timestamp {
         self.since.checked_add(REST).unwrap_or(Timestamp::MAX)
     }
+}
+
+/// Says that two clusters have the same addresses; `None` if they have not.
+fn contest(cluster: &str, cidrs: &[IpNet], other: &Allocation) -> Option<GlobalnetError> {
+    let cidr = cidrs.iter().find(|cidr| other.cidrs.iter().any(|theirs| overlaps(cidr, theirs)))?;
+    Some(GlobalnetError::Contested { one: cluster.to_owned(), other: other.cluster.clone(), cidr: *cidr })
 }
 
 fn check_families(cidrs: &[IpNet]) -> Result<(), GlobalnetError> {

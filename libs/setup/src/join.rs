@@ -188,6 +188,17 @@ impl Server {
         Ok(account.is_some_and(|account| owner(&account).is_none_or(|owner| owner == identity)))
     }
 
+    /// Tells whether a member's broker is on this server: its account there says whose it is.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`].
+    pub async fn hosts(&self, member: &Member, identity: &str) -> Result<bool, ServerError> {
+        let account = ObjectRef::new(Kind::SERVICE_ACCOUNT, &member.broker, &names::account(&member.cluster));
+        let account = self.find(&account).await?;
+        Ok(account.is_some_and(|account| account["metadata"]["annotations"][IDENTITY] == identity))
+    }
+
     /// Tells whether a member's Cluster is at the broker.
     ///
     /// # Errors

@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use crate::definitions::{definitions, established, serves};
 use crate::error::ServerError;
+use crate::globalnet::Globalnet;
+use crate::globalnet_records::AllocationError;
 use crate::install::data;
 use crate::installation::Installation;
 use crate::local::daemon_set;
@@ -47,6 +49,8 @@ pub struct HostedBroker {
     pub components: Vec<String>,
     /// The members that announce themselves there.
     pub clusters: Vec<Cluster>,
+    /// What it has noted of Globalnet; `None` if that is not understood.
+    pub globalnet: Option<Globalnet>,
 }
 
 /// A member's broker, as far as it can be seen with the member's own credentials from where this runs.
@@ -166,6 +170,11 @@ impl Server {
                 namespace: namespace.to_owned(),
                 components: self.recorded_components(namespace).await?.0,
                 clusters: understood(self.list(Kind::CLUSTER, namespace).await?),
+                globalnet: match self.globalnet(namespace).await {
+                    Ok(globalnet) => Some(globalnet),
+                    Err(AllocationError::Globalnet(_)) => None,
+                    Err(AllocationError::Server(error)) => return Err(error),
+                },
             });
         }
         Ok(brokers)

@@ -29,8 +29,8 @@ pub(crate) async fn nothing_is_changed_where_something_is_missing(kubeconfig: &P
     assert!(stderr(&away).contains(":6 cannot be reached"), "{}", stderr(&away));
     let stranger = run(&changed("token: ", "token: not"), &["deploy-broker"]);
     assert!(stderr(&stranger).contains("did not accept the credentials"), "{}", stderr(&stranger));
-    let later = run(kubeconfig, &["deploy-broker", "--globalnet"]);
-    assert!(stderr(&later).contains("--globalnet: Globalnet does not exist yet"), "{}", stderr(&later));
+    let later = run(kubeconfig, &["deploy-broker", "--enable-clusterset-ip"]);
+    assert!(stderr(&later).contains("clusterset addresses do not exist yet"), "{}", stderr(&later));
     let none = run(kubeconfig, &["recover-broker-info"]);
     assert!(stderr(&none).contains("there is no broker in namespace submariner-k8s-broker"), "{}", stderr(&none));
     fs::write(directory.path().join("broker-info.subm"), "eyJh").unwrap();

@@ -1,6 +1,7 @@
 //! What the tests of brokers share: a broker made by `culvert deploy-broker`, callers of its API server, and a table of
 //! what they tried.
 
+pub(crate) mod globalnet;
 pub(crate) mod life;
 
 use std::fmt::Write as _;

@@ -151,6 +151,8 @@ fn two_clusters_that_have_one_cidr_by_hand_are_both_named() {
         let text = refusal(&globalnet, one, &Wish::Default);
         assert!(text.contains(words) && text.contains("take it from one of the two"), "{text}");
     }
+    let all: Vec<String> = globalnet.contested().iter().map(ToString::to_string).collect();
+    assert!(matches!(&all[..], [one] if one.starts_with("clusters east and west")), "{all:?}");
     assert_eq!(given(&globalnet, "north", &Wish::Default, now()), "242.1.0.0/16");
 }
 
