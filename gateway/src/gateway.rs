@@ -349,7 +349,7 @@ impl Gateway {
         dataplane.apply(set);
         self.dataplane = Some(dataplane);
         if let Some(prober) = &self.prober {
-            prober.want(Wanted::through(&self.choices, &reports, node::cni(&self.config, facts)));
+            prober.want(Wanted::through(&self.choices, &reports, node::sources(&self.config, facts, own.private)));
         }
         Ok(())
     }
@@ -393,7 +393,7 @@ impl Gateway {
             choices: &self.choices,
             local_subnets: &own.subnets,
             private: own.private,
-            cni: node::cni(&self.config, facts),
+            sources: node::sources(&self.config, facts, own.private),
             vxlan,
             paths: &paths,
         });

@@ -28,7 +28,13 @@ pub(crate) fn foreign_subnets(config: &Config, facts: &NodeFacts) -> ForeignSubn
     ForeignSubnets { local, nodes }
 }
 
-/// Returns this node's addresses in the pod network, from which it sends through cables.
+/// Returns the addresses from which this node's own packets go through cables: in the pod network, which others can
+/// answer to, or with Globalnet its `private` ones, which become global.
+pub(crate) fn sources(config: &Config, facts: &NodeFacts, private: Addresses) -> Addresses {
+    if config.global.is_empty() { cni(config, facts) } else { private }
+}
+
+/// Returns this node's addresses in the pod network.
 pub(crate) fn cni(config: &Config, facts: &NodeFacts) -> Addresses {
     let addresses = facts.interfaces.values().flat_map(|interface| &interface.addresses).map(IpNet::addr);
     cni_addresses(addresses, &config.pods)

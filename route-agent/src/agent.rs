@@ -226,10 +226,9 @@ impl Agent {
     /// Tells the pinger what to probe and returns what it found out.
     fn probe(&self, inputs: &Inputs) -> ProbeStates {
         let Some(pinger) = &self.pinger else { return ProbeStates::new() };
-        let source = |family| inputs.cni_address(family).map(|(_, address)| address);
         let targets = targets(inputs, true).into_iter().filter_map(|(name, target)| Some((name, target.ok()?)));
         pinger.want(Wanted {
-            sources: IpFamily::ALL.into_iter().filter_map(source).collect(),
+            sources: IpFamily::ALL.into_iter().filter_map(|family| inputs.source(family)).collect(),
             targets: targets.collect(),
         });
         pinger.states()

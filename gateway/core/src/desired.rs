@@ -25,8 +25,8 @@ pub struct DesiredInputs<'a> {
     pub local_subnets: &'a [IpNet],
     /// This gateway's addresses in its own network.
     pub private: Addresses,
-    /// The node's addresses in the pod network; what the host itself sends through cables comes from them.
-    pub cni: Addresses,
+    /// What the host itself sends through cables comes from these.
+    pub sources: Addresses,
     /// `None` where VXLAN is neither allowed for a cluster nor the cable driver.
     pub vxlan: Option<VxlanSettings>,
     /// What is known of the paths to the peers.
@@ -113,7 +113,7 @@ fn add_route(
     mtu: Option<u16>,
 ) {
     let key = RouteKey { table: own::CABLE_TABLE, destination, metric: own::ROUTE_METRIC };
-    let preferred_source = inputs.cni.of(IpFamily::of_net(&destination));
+    let preferred_source = inputs.sources.of(IpFamily::of_net(&destination));
     let route = Route { link: link.to_owned(), next_hop, preferred_source, mtu };
     state.routes.insert(key, RouteTarget::Via(route));
 }
@@ -210,7 +210,7 @@ mod tests {
             choices: &Choices(choices.into_iter().collect()),
             local_subnets: &[net("100.1.0.0/16"), net("10.1.0.0/16")],
             private: address("192.168.1.10").into(),
-            cni: address("10.1.0.1").into(),
+            sources: address("10.1.0.1").into(),
             vxlan: vxlan.then_some(VxlanSettings { port: 4500, link_mtu: 1500 }),
             paths: &paths,
         })

@@ -124,7 +124,7 @@ fn overlay_routes(
     let route = Route {
         link: OVERLAY_LINK.to_owned(),
         next_hop: Some(next_hop),
-        preferred_source: inputs.cni_address(family).map(|(_, address)| address),
+        preferred_source: inputs.source(family),
         mtu: None,
     };
     let subnets = remote.routed.iter().copied().filter(move |subnet| IpFamily::of_net(subnet) == family);

@@ -93,10 +93,20 @@ impl Inputs {
         interfaces.filter(|(name, _)| !OWN.contains(name))
     }
 
+    /// Returns the address by which this host's own packets leave for other clusters: one that these can answer to. With
+    /// Globalnet they see another one anyway, and it is the node's own: a server bound to no address answers by the one
+    /// that was asked.
+    pub fn source(&self, family: IpFamily) -> Option<IpAddr> {
+        match self.global.is_empty() {
+            true => self.cni_address(family).map(|(_, address)| address),
+            false => self.address.of(family),
+        }
+    }
+
     /// Returns the link that the CNI gave an address of `family`, and the address: the first link that holds one
     /// inside a pod CIDR, over the CIDRs in order (Submariner chapter 7.4).
     ///
-    /// It is the only address of a node that other clusters can answer to.
+    /// Without Globalnet it is the only address of a node that other clusters can answer to.
     pub fn cni_address(&self, family: IpFamily) -> Option<(&str, IpAddr)> {
         self.pods.iter().filter(|pods| IpFamily::of_net(pods) == family).find_map(|pods| {
             self.foreign_interfaces().find_map(|(name, interface)| {

@@ -87,7 +87,7 @@ pub fn targets(inputs: &Inputs, enabled: bool) -> BTreeMap<String, Result<IpAddr
         _ if !enabled => Err(NoProbe::Disabled),
         _ if on_gateway => Err(NoProbe::OnGateway),
         None => Err(NoProbe::NoAddress),
-        Some(address) if inputs.cni_address(IpFamily::of(address)).is_none() => Err(NoProbe::NoSource),
+        Some(address) if inputs.source(IpFamily::of(address)).is_none() => Err(NoProbe::NoSource),
         Some(address) => Ok(address),
     };
     let endpoints = inputs.remote_endpoints();

@@ -59,7 +59,7 @@ fn own_global_addresses_lead_nowhere_on_any_node_and_are_nobody_elses() {
     assert_eq!(refused.len(), 1, "{refused:?}");
     insta::assert_snapshot!(shown(&state), @r"
     242.1.0.0/16 unreachable table 7202 metric 4278198272
-    242.2.0.0/16 via 192.168.1.10 dev culvert-ov src 10.1.2.1 table 7202 metric 100
+    242.2.0.0/16 via 192.168.1.10 dev culvert-ov src 192.168.1.20 table 7202 metric 100
     242.2.0.0/16 unreachable table 7202 metric 4278198272
     ");
     // Without any other cluster too.
@@ -187,6 +187,16 @@ fn a_refused_subnet_has_no_route_of_either_kind() {
     let destinations: Vec<IpNet> = state.routes.keys().map(|key| key.destination).collect();
     assert!(destinations.contains(&net("10.9.0.0/16")));
     assert!(!destinations.contains(&net("192.168.1.0/24")) && !destinations.contains(&net("0.0.0.0/0")));
+}
+
+#[test]
+fn with_globalnet_the_source_is_the_nodes_own_address() {
+    let mut inputs = inputs();
+    inputs.global = vec![net("242.1.0.0/16")];
+
+    let (state, _) = desired(&inputs);
+
+    assert!(shown(&state).contains("10.2.0.0/16 via 192.168.1.10 dev culvert-ov src 192.168.1.20 table 7202"));
 }
 
 #[test]
