@@ -64,6 +64,27 @@ pub async fn forget_flows_to(gone: &[(Frontend, Backend)]) -> Result<(), KernelE
     Ok(())
 }
 
+/// Removes the flows to services that began before these had any backend, which therefore go on untranslated for as long
+/// as their clients try: a resolver with a fixed port, a retried connection.
+///
+/// Works in the network namespace of the calling thread.
+///
+/// # Errors
+///
+/// As [`forget_translated_flows`].
+pub async fn forget_flows_past(begun: &[Frontend]) -> Result<(), KernelError> {
+    let own = |frontend: &Frontend| (*frontend, Backend { address: frontend.address, port: frontend.port });
+    let begun: BTreeSet<(Frontend, Backend)> = begun.iter().map(own).collect();
+    for family in IpFamily::ALL {
+        if !begun.iter().any(|(frontend, _)| IpFamily::of(frontend.address) == family) {
+            continue;
+        }
+        let listing = conntrack(&["--dump", "--family", conntrack_family(family)]).await?;
+        ctnetlink::delete(&to_backends(&listing, &begun)).map_err(KernelError::Flows)?;
+    }
+    Ok(())
+}
+
 /// Returns what the program calls a family.
 fn conntrack_family(family: IpFamily) -> &'static str {
     match family {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
-use culvert_kernel::forget_flows_to;
+use culvert_kernel::{forget_flows_past, forget_flows_to};
 use culvert_model::{Frontend, IpFamily, Protocol};
 use culvert_services::Services;
 
@@ -214,6 +214,33 @@ fn flows_to_a_backend_that_is_gone_are_forgotten_and_no_others() {
         forget_flows_to(&report.gone).await.unwrap();
         assert_eq!(flows(), before - 1);
         assert_eq!([&flow, &by_other, &direct].map(ask_udp), [two, one, one]);
+    });
+}
+
+#[test]
+fn flows_that_began_before_there_was_a_backend_are_forgotten() {
+    in_namespace(|| async {
+        let world = World::new();
+        let family = IpFamily::V4;
+        let to = at(family, Protocol::Udp);
+        let mut table = open().await;
+        converge(&mut table, &Services::from([(to, service([], None))])).await;
+        // What is not translated goes on, and nobody answers.
+        run("ip route add 242.0.0.0/8 via 10.1.0.1");
+        let flow = world.clients.udp(SocketAddr::new(client(family, 1), 4000), address(to));
+        flow.send(b"who").unwrap();
+        let stale = || run("conntrack --dump --src 10.2.0.1").contains("src=242.0.0.1");
+        while !stale() {
+            thread::sleep(Duration::from_millis(10));
+        }
+
+        let report = converge(&mut table, &Services::from([(to, service([server(family, 2)], None))])).await;
+        assert_eq!(report.begun, [to]);
+        forget_flows_past(&report.begun).await.unwrap();
+        assert!(!stale());
+        assert_eq!(ask_udp(&flow), server(family, 2));
+        forget_flows_past(&report.begun).await.unwrap();
+        assert_eq!(ask_udp(&flow), server(family, 2));
     });
 }
 
