@@ -19,7 +19,7 @@ use culvert_model::{Frontend, IpFamily};
 use culvert_services::{Backend, Change, Element, Placed, Services, Table, Target, changed};
 
 use self::element::Stranger;
-use self::look::{FamilyMap, Shape, undisturbed};
+use self::look::{FamilyMap, Shape};
 use self::message::Writer;
 use self::socket::{ERESTART, Nfnetlink};
 use crate::{KernelError, nft};
@@ -66,7 +66,7 @@ pub struct ServiceReport {
     /// Backends that serve a frontend no more, with what an earlier process left: their flows can be forgotten
     /// ([`crate::forget_flows_to`]).
     pub gone: Vec<(Frontend, Backend)>,
-    /// Frontends that had no backend before.
+    /// Frontends that had no backend before: flows that began then can be forgotten ([`crate::forget_flows_past`]).
     pub begun: Vec<Frontend>,
 }
 
@@ -152,27 +152,22 @@ impl ServiceTable {
     }
 
     fn is_held(&mut self, held: &mut Held) -> io::Result<bool> {
-        if self.socket.generation()? == held.generation {
+        // Asked for first: what changes during the look makes it another one, and our transaction refused.
+        let generation = self.socket.generation()?;
+        if generation == held.generation {
             return Ok(true);
         }
         let table = self.table.name.as_str();
-        let look = |socket: &mut Nfnetlink| {
-            let shape = look::shape(socket, table)?;
-            let known = shape.filter(|shape| shape.same_structure(&held.shape) && shape.have(&held.counts));
-            let Some(shape) = known else { return Ok(false) };
-            Ok(shape.has_counts() || has_samples(socket, table, held)?)
-        };
-        // If others are so busy that we never look in between, all is read with the same difficulty.
-        let Some((generation, same)) = undisturbed(&mut self.socket, look)? else { return Ok(false) };
+        let shape = look::shape(&mut self.socket, table)?;
+        let known = shape.filter(|shape| shape.same_structure(&held.shape) && shape.have(&held.counts));
+        let Some(shape) = known else { return Ok(false) };
         held.generation = generation;
-        Ok(same)
+        Ok(shape.has_counts() || has_samples(&mut self.socket, table, held)?)
     }
 
     /// Puts the structure, whatever is there, and reads all elements.
     async fn restore(&mut self) -> Result<Held, KernelError> {
         let name = self.table.name.clone();
-        let chains = look::chains(&mut self.socket, &name).map_err(|error| self.error("read", error))?;
-        let chains: BTreeSet<_> = chains.into_iter().collect();
         let script = self.table.script();
         if let Err(error) = nft::run(&["-f", "-"], &script).await {
             // Maps or base chains of another kind can only be made anew.
@@ -180,29 +175,33 @@ impl ServiceTable {
             let script = format!("add table inet {name}\ndelete table inet {name}\n{script}");
             nft::run(&["-f", "-"], &script).await?;
         }
-        let mut filled = false;
-        let mut rules = 0;
+        let rules = script.lines().filter(|line| line.starts_with("add rule ")).count();
         for _ in 0..ATTEMPTS {
-            let generation = self.socket.generation().map_err(|error| self.error("read", error))?;
-            let (transaction, put) = self.filling(generation, &chains);
-            rules = put + script.lines().filter(|line| line.starts_with("add rule ")).count();
-            match self.socket.transact(transaction) {
-                Ok(()) => filled = true,
-                Err(error) if error.raw_os_error() == Some(ERESTART) => continue,
-                Err(error) => return Err(self.error("changed", error)),
+            match self.read(rules) {
+                Ok(Some(held)) => return Ok(held),
+                Ok(None) => {}
+                Err(error) if error.raw_os_error() == Some(ERESTART) => {}
+                Err(error) => return Err(self.error("read", error)),
             }
-            break;
         }
-        let busy = || KernelError::ServicesBusy { table: name.clone() };
-        if !filled {
-            return Err(busy());
+        Err(KernelError::ServicesBusy { table: name })
+    }
+
+    /// Fills all chains that are there, which another version may have made, and reads all elements; `None` if there
+    /// are not as many as there were a moment later, or not `rules` beside those of the chains.
+    fn read(&mut self, rules: usize) -> io::Result<Option<Held>> {
+        let name = self.table.name.as_str();
+        let mut generation = self.socket.generation()?;
+        let chains: BTreeSet<_> = look::chains(&mut self.socket, name)?.into_iter().collect();
+        let (transaction, filled) = filling(name, generation, &chains);
+        if !chains.is_empty() {
+            self.socket.transact(transaction)?;
+            generation = after(generation);
         }
-        let look = |socket: &mut Nfnetlink| Ok((look::shape(socket, &name)?, look::elements(socket, &name)?));
-        let seen = undisturbed(&mut self.socket, look).map_err(|error| self.error("read", error))?;
-        let (generation, (shape, elements)) = seen.ok_or_else(busy)?;
-        let shape = shape.filter(|shape| shape.rules == rules).ok_or_else(busy)?;
-        let look::Elements { placed, counts, strangers } = elements;
-        Ok(Held { generation, shape, chains, placed, counts, strangers })
+        let look::Elements { placed, counts, strangers } = look::elements(&mut self.socket, name)?;
+        let shape = look::shape(&mut self.socket, name)?;
+        let whole = shape.filter(|shape| shape.rules == rules + filled && shape.have(&counts));
+        Ok(whole.map(|shape| Held { generation, shape, chains, placed, counts, strangers }))
     }
 
     /// Returns what services shall be, as far as they shall be something else.
@@ -239,12 +238,11 @@ impl ServiceTable {
         if missing.is_empty() {
             return Ok(Some(held));
         }
-        let (transaction, put) = self.filling(held.generation, &missing);
+        let name = self.table.name.as_str();
+        let (transaction, filled) = filling(name, held.generation, &missing);
         let made = self.socket.transact(transaction);
-        let name = self.table.name.clone();
-        let seen = made.and_then(|()| undisturbed(&mut self.socket, |socket| look::shape(socket, &name)));
-        let seen = match seen {
-            Ok(seen) => seen,
+        let shape = match made.and_then(|()| look::shape(&mut self.socket, name)) {
+            Ok(shape) => shape,
             Err(error) if error.raw_os_error() == Some(ERESTART) => {
                 self.held = Some(held);
                 return Ok(None);
@@ -254,29 +252,15 @@ impl ServiceTable {
                 return Err(self.error("changed", error));
             }
         };
-        let expected = held.shape.rules + put;
-        let Some((generation, Some(shape))) = seen else {
+        let expected = held.shape.rules + filled;
+        let Some(shape) = shape.filter(|shape| shape.rules == expected && shape.have(&held.counts)) else {
             self.forget(held);
             return Ok(None);
         };
-        if shape.rules != expected || !shape.have(&held.counts) {
-            self.forget(held);
-            return Ok(None);
-        }
         held.chains.extend(missing);
-        held.generation = generation;
+        held.generation = after(held.generation);
         held.shape = shape;
         Ok(Some(held))
-    }
-
-    /// Writes a transaction that makes chains, or fills them anew, and returns it with how many rules they have.
-    fn filling(&self, generation: u32, chains: &BTreeSet<(IpFamily, Target)>) -> (Writer, usize) {
-        let mut writer = Writer::default();
-        writer.begin(generation);
-        let put = |(family, target): &(IpFamily, Target)| chain::put(&mut writer, &self.table.name, *family, *target);
-        let rules = chains.iter().map(put).sum();
-        writer.commit();
-        (writer, rules)
     }
 
     /// Puts the elements, whole services at a time.
@@ -311,8 +295,7 @@ impl ServiceTable {
         }
         let mut counts = held.counts.clone();
         self.socket.transact(self.transaction(held, changes, &mut counts))?;
-        // The kernel leaves zero out.
-        held.generation = held.generation.checked_add(1).unwrap_or(1);
+        held.generation = after(held.generation);
         held.counts = counts;
         held.strangers.clear();
         report.services += services.len();
@@ -392,6 +375,20 @@ impl ServiceTable {
     }
 }
 
+/// Writes a transaction that makes chains, or fills them anew, and returns it with how many rules they have.
+fn filling(table: &str, generation: u32, chains: &BTreeSet<(IpFamily, Target)>) -> (Writer, usize) {
+    let mut writer = Writer::default();
+    writer.begin(generation);
+    let rules = chains.iter().map(|(family, target)| chain::put(&mut writer, table, *family, *target)).sum();
+    writer.commit();
+    (writer, rules)
+}
+
+/// Returns the generation after one transaction; the kernel leaves zero out.
+fn after(generation: u32) -> u32 {
+    generation.checked_add(1).unwrap_or(1)
+}
+
 /// Tells whether one element of every map that has any is there. A kernel that does not count needs it: a flushed map
 /// is noticed, a single element that was taken away is not.
 fn has_samples(socket: &mut Nfnetlink, table: &str, held: &Held) -> io::Result<bool> {
@@ -412,4 +409,45 @@ fn has_samples(socket: &mut Nfnetlink, table: &str, held: &Held) -> io::Result<b
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::thread;
+
+    use culvert_model::Protocol;
+    use culvert_services::Service;
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    /// What this kernel counts for us has to be found out by samples on an older one.
+    #[test]
+    fn a_flushed_map_is_noticed_without_counts() {
+        let test = async {
+            let name = "culvert_test".to_owned();
+            let table = Table { name: name.clone(), prerouting: String::new(), output: None };
+            let mut kernel = ServiceTable::open(table).await.unwrap();
+            let at = |port| Frontend { address: [242, 0, 0, 1].into(), protocol: Protocol::Tcp, port };
+            let service = |affinity| {
+                let backends = BTreeMap::from([(Backend { address: [10, 1, 0, 1].into(), port: 80 }, 1)]);
+                Service { backends, affinity }
+            };
+            let services = [(at(80), service(None)), (at(81), service(Some(60)))].into();
+            kernel.converge(&services).await.unwrap();
+            for map in ["services4", "slots4", "ids4", "by_id4"] {
+                let held = kernel.held.as_ref().unwrap();
+                assert!(has_samples(&mut kernel.socket, &name, held).unwrap());
+                nft::run(&["flush", "map", "inet", &name, map], "").await.unwrap();
+                assert!(!has_samples(&mut kernel.socket, &name, held).unwrap(), "{map}");
+                assert!(kernel.converge(&services).await.unwrap().elements > 0);
+            }
+        };
+        let run = || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root makes network namespaces: run the tests as root");
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+        };
+        thread::spawn(run).join().unwrap();
+    }
 }

@@ -1,9 +1,10 @@
 //! Chains that services go to, as the steps of nftables' machine in the kernel.
 //!
 //! Not as text: a client is held to an id, and whether the id is still somebody's is found out by the packet itself, in
-//! the very moment that it is to be used. So the answer of one map is part of the key to the next, which the words of
-//! `nft` have no way to say without a mark on the packet; and `nft` 1.0.6 makes another rule than it was told out of
-//! `dnat` to a map with addresses and ports of several protocols.
+//! the very moment that it is to be used. So the answer of one map is part of the key to the next. `nft` has no word for
+//! that, and 1.0.6 ends when it is to list it, which would take the list from everyone on the node: so the id passes
+//! through the packet's priority, which has a name, decides about no route, and is 0 at these hooks anyway. And `nft`
+//! 1.0.6 makes another rule than it was told out of `dnat` to addresses and ports of several protocols.
 
 use std::fmt;
 
@@ -31,6 +32,10 @@ pub enum Step {
     Draw { below: u32, to: u32 },
     /// Looks a key up, and ends the rule if it is not there.
     Find { map: Map, family: IpFamily, key: u32, to: u32 },
+    /// Writes a word to the packet's priority and reads it back: the word is the same, but `nft` has a name for it.
+    Name { word: u32 },
+    /// Clears the packet's priority, by way of a word.
+    Clear { word: u32 },
     /// Holds a client to an id, or goes on doing so; ends the rule if there is no room.
     Hold { family: IpFamily, client: u32, id: u32, seconds: u32 },
     /// Holds a client no longer.
@@ -99,13 +104,14 @@ impl Target {
                 let id = find(Map::Ids, words.destination, words.number);
                 let hold = Step::Hold { family, client: words.source, id: words.number, seconds };
                 let release = Step::Release { family, client: words.source, id: words.number };
+                let (name, clear) = (Step::Name { word: words.number }, Step::Clear { word: words.number });
                 vec![
-                    [&client[..], &[learned, hold, by_id, go]].concat(),
+                    [&client[..], &[learned, name, hold, by_id, clear, go]].concat(),
                     // Still here: the client is new, or its id is nobody's any more.
-                    [&client[..], &[learned, release]].concat(),
-                    [&client[..], &[draw, id, by_id, hold, go]].concat(),
+                    [&client[..], &[learned, name, release]].concat(),
+                    [&client[..], &[draw, id, name, by_id, hold, clear, go]].concat(),
                     // Still here: as many clients are held as can be.
-                    [&service[..], &[draw, id, by_id, go]].concat(),
+                    [&service[..], &[draw, id, name, by_id, clear, go]].concat(),
                 ]
             }
         }
@@ -122,6 +128,8 @@ impl fmt::Display for Step {
             Self::Port { to } => write!(f, "{to} = port"),
             Self::Draw { below, to } => write!(f, "{to} = random below {below}"),
             Self::Find { map, family, key, to } => write!(f, "{to} = {}[{key}]", map.name(*family)),
+            Self::Name { word } => write!(f, "name {word}"),
+            Self::Clear { word } => write!(f, "clear by {word}"),
             Self::Hold { family, client, id, seconds } => {
                 write!(f, "{}[{client}] = {id} for {seconds} s", Map::Learned.name(*family))
             }
@@ -142,18 +150,16 @@ mod tests {
 
     #[test]
     fn a_flow_goes_to_who_holds_the_slot_that_is_drawn() {
-        insta::assert_snapshot!(text(Target::Pick { slots: 3 }, IpFamily::V4), @r"
-        is IPv4; 1 = destination; 2 = protocol; 3 = port; 4 = random below 3; 5 = slots4[1]; go to 5 port 6
-        ");
+        insta::assert_snapshot!(text(Target::Pick { slots: 3 }, IpFamily::V4), @"is IPv4; 1 = destination; 2 = protocol; 3 = port; 4 = random below 3; 5 = slots4[1]; go to 5 port 6");
     }
 
     #[test]
     fn a_client_goes_where_it_was_if_that_is_still_there() {
         insta::assert_snapshot!(text(Target::Stick { slots: 3, seconds: 10_800 }, IpFamily::V6), @r"
-        is IPv6; 4 = destination; 8 = protocol; 9 = port; 0 = source; 10 = learned6[0]; learned6[0] = 10 for 10800 s; 11 = by_id6[4]; go to 11 port 15
-        is IPv6; 4 = destination; 8 = protocol; 9 = port; 0 = source; 10 = learned6[0]; delete learned6[0]
-        is IPv6; 4 = destination; 8 = protocol; 9 = port; 0 = source; 10 = random below 3; 10 = ids6[4]; 11 = by_id6[4]; learned6[0] = 10 for 10800 s; go to 11 port 15
-        is IPv6; 4 = destination; 8 = protocol; 9 = port; 10 = random below 3; 10 = ids6[4]; 11 = by_id6[4]; go to 11 port 15
+        is IPv6; 4 = destination; 8 = protocol; 9 = port; 0 = source; 10 = learned6[0]; name 10; learned6[0] = 10 for 10800 s; 11 = by_id6[4]; clear by 10; go to 11 port 15
+        is IPv6; 4 = destination; 8 = protocol; 9 = port; 0 = source; 10 = learned6[0]; name 10; delete learned6[0]
+        is IPv6; 4 = destination; 8 = protocol; 9 = port; 0 = source; 10 = random below 3; 10 = ids6[4]; name 10; 11 = by_id6[4]; learned6[0] = 10 for 10800 s; clear by 10; go to 11 port 15
+        is IPv6; 4 = destination; 8 = protocol; 9 = port; 10 = random below 3; 10 = ids6[4]; name 10; 11 = by_id6[4]; clear by 10; go to 11 port 15
         ");
     }
 

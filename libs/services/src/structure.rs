@@ -64,8 +64,8 @@ impl Map {
         let protocol = protocol(family);
         let key = key(family);
         let backend = format!("{protocol} daddr . th dport");
-        // The limit of the generator plays no part in the type, nor is there a mark: ids are of the same type as those.
-        let (slot, id) = ("numgen random mod 4294967295", "meta mark");
+        // The limit of the generator plays no part in the type.
+        let (slot, id) = ("numgen random mod 4294967295", "meta priority");
         match self {
             Self::Services => format!("typeof {key} : verdict"),
             Self::Slots => format!("typeof {key} . {slot} : {backend}"),
@@ -184,14 +184,14 @@ mod tests {
         table inet culvert_test {
           map services4 { typeof ip daddr . meta l4proto . th dport : verdict; }
           map slots4 { typeof ip daddr . meta l4proto . th dport . numgen random mod 4294967295 : ip daddr . th dport; }
-          map learned4 { typeof ip saddr . ip daddr . meta l4proto . th dport : meta mark; flags dynamic,timeout; size 65536; }
-          map ids4 { typeof ip daddr . meta l4proto . th dport . numgen random mod 4294967295 : meta mark; }
-          map by_id4 { typeof ip daddr . meta l4proto . th dport . meta mark : ip daddr . th dport; }
+          map learned4 { typeof ip saddr . ip daddr . meta l4proto . th dport : meta priority; flags dynamic,timeout; size 65536; }
+          map ids4 { typeof ip daddr . meta l4proto . th dport . numgen random mod 4294967295 : meta priority; }
+          map by_id4 { typeof ip daddr . meta l4proto . th dport . meta priority : ip daddr . th dport; }
           map services6 { typeof ip6 daddr . meta l4proto . th dport : verdict; }
           map slots6 { typeof ip6 daddr . meta l4proto . th dport . numgen random mod 4294967295 : ip6 daddr . th dport; }
-          map learned6 { typeof ip6 saddr . ip6 daddr . meta l4proto . th dport : meta mark; flags dynamic,timeout; size 65536; }
-          map ids6 { typeof ip6 daddr . meta l4proto . th dport . numgen random mod 4294967295 : meta mark; }
-          map by_id6 { typeof ip6 daddr . meta l4proto . th dport . meta mark : ip6 daddr . th dport; }
+          map learned6 { typeof ip6 saddr . ip6 daddr . meta l4proto . th dport : meta priority; flags dynamic,timeout; size 65536; }
+          map ids6 { typeof ip6 daddr . meta l4proto . th dport . numgen random mod 4294967295 : meta priority; }
+          map by_id6 { typeof ip6 daddr . meta l4proto . th dport . meta priority : ip6 daddr . th dport; }
         }
         add chain inet culvert_test prerouting { type nat hook prerouting priority -110; policy accept; }
         flush chain inet culvert_test prerouting

@@ -17,7 +17,8 @@ const EXPRESSION_DATA: u16 = 2;
 
 /// `NFT_REG32_00`: the first word.
 const FIRST_WORD: u32 = 8;
-/// `NFT_META_NFPROTO` and `NFT_META_L4PROTO`.
+/// `NFT_META_PRIORITY`, `NFT_META_NFPROTO` and `NFT_META_L4PROTO`.
+const META_PRIORITY: u32 = 2;
 const META_FAMILY: u32 = 15;
 const META_PROTOCOL: u32 = 16;
 /// `NFT_PAYLOAD_NETWORK_HEADER` and `NFT_PAYLOAD_TRANSPORT_HEADER`.
@@ -108,6 +109,14 @@ fn put_step(writer: &mut Writer, step: Step) {
         }
         Step::Find { map, family, key, to } => {
             expression(writer, "lookup", &[(1, Text(&map.name(family))), (2, Word(key)), (3, Word(to))]);
+        }
+        Step::Name { word } => {
+            expression(writer, "meta", &[(2, Number(META_PRIORITY)), (3, Word(word))]);
+            expression(writer, "meta", &[(1, Word(word)), (2, Number(META_PRIORITY))]);
+        }
+        Step::Clear { word } => {
+            expression(writer, "immediate", &[(1, Word(word)), (2, Data(&[0; 4]))]);
+            expression(writer, "meta", &[(2, Number(META_PRIORITY)), (3, Word(word))]);
         }
         Step::Hold { family, client, id, seconds } => {
             update(writer, UPDATE, family, client, id, Some(u64::from(seconds) * 1000));

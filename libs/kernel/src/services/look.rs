@@ -18,8 +18,6 @@ const SET_NAME: u16 = 2;
 const SET_HANDLE: u16 = 16;
 /// Number of elements, told by Linux 6.17 and newer.
 const SET_COUNT: u16 = 20;
-/// Looks that another transaction came into before we give up.
-const ATTEMPTS: u32 = 8;
 
 /// A map of one family.
 pub(super) type FamilyMap = (Map, IpFamily);
@@ -64,25 +62,10 @@ pub(super) struct Elements {
     pub(super) strangers: Vec<Stranger>,
 }
 
-/// Runs `look` until no transaction came into it; returns what it saw at which generation, `None` if there always was one.
-pub(super) fn undisturbed<T>(
-    socket: &mut Nfnetlink,
-    look: impl Fn(&mut Nfnetlink) -> io::Result<T>,
-) -> io::Result<Option<(u32, T)>> {
-    for _ in 0..ATTEMPTS {
-        let generation = socket.generation()?;
-        let seen = look(socket)?;
-        if socket.generation()? == generation {
-            return Ok(Some((generation, seen)));
-        }
-    }
-    Ok(None)
-}
-
 /// Lists the chains of services in a table, none if there is no table.
 pub(super) fn chains(socket: &mut Nfnetlink, table: &str) -> io::Result<Vec<(IpFamily, Target)>> {
     // The kernel lists those of all tables.
-    socket.dump(GET_CHAIN, &[], Vec::new, |found, attributes| {
+    socket.dump(GET_CHAIN, &[], |found: &mut Vec<_>, attributes| {
         if attributes.text(CHAIN_TABLE) == Some(table) {
             found.extend(attributes.text(CHAIN_NAME).and_then(Target::of_chain));
         }
@@ -91,7 +74,7 @@ pub(super) fn chains(socket: &mut Nfnetlink, table: &str) -> io::Result<Vec<(IpF
 
 /// Looks at rules and maps; `None` if there is no table.
 pub(super) fn shape(socket: &mut Nfnetlink, table: &str) -> io::Result<Option<Shape>> {
-    let rules = socket.dump(GET_RULE, &[(RULE_TABLE, table)], Vec::new, |found, attributes| {
+    let rules = socket.dump(GET_RULE, &[(RULE_TABLE, table)], |found: &mut Vec<_>, attributes| {
         if attributes.text(RULE_TABLE) == Some(table) {
             found.push(hash(attributes.bytes()));
         }
@@ -101,8 +84,8 @@ pub(super) fn shape(socket: &mut Nfnetlink, table: &str) -> io::Result<Option<Sh
         rules => rules?,
     };
     let names: BTreeMap<String, FamilyMap> = maps().map(|map| (map.0.name(map.1), map)).collect();
-    let empty = || (Vec::new(), BTreeMap::new());
-    let sets = socket.dump(GET_SET, &[(SET_TABLE, table)], empty, |(handles, counts), attributes| {
+    type Sets = (Vec<(String, Vec<u8>)>, BTreeMap<FamilyMap, usize>);
+    let sets = socket.dump(GET_SET, &[(SET_TABLE, table)], |(handles, counts): &mut Sets, attributes| {
         let name = attributes.text(SET_NAME).unwrap_or_default();
         let handle = attributes.get(SET_HANDLE).unwrap_or_default();
         let learned = IpFamily::ALL.iter().any(|family| Map::Learned.name(*family) == name);
@@ -126,7 +109,7 @@ pub(super) fn elements(socket: &mut Nfnetlink, table: &str) -> io::Result<Elemen
     for map in maps() {
         let name = map.0.name(map.1);
         let arguments = [(LIST_TABLE, table), (LIST_SET, name.as_str())];
-        let found = socket.dump(GET_ELEMENT, &arguments, Vec::new, |found, attributes| {
+        let found = socket.dump(GET_ELEMENT, &arguments, |found: &mut Vec<_>, attributes| {
             let elements = attributes.nested(LIST_ELEMENTS).into_iter().flatten();
             found.extend(elements.map(|(_, value)| element::read(map.0, map.1, Attributes::within(value))));
         })?;

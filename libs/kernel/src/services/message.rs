@@ -13,8 +13,6 @@ const NLM_F_ACK: u16 = 0x4;
 pub(super) const NLM_F_DUMP: u16 = 0x300;
 pub(super) const NLM_F_CREATE: u16 = 0x400;
 pub(super) const NLM_F_APPEND: u16 = 0x800;
-/// Something changed during a dump.
-pub(super) const NLM_F_DUMP_INTR: u16 = 0x10;
 
 // Kinds of messages.
 pub(super) const NLMSG_ERROR: u16 = 2;
@@ -57,11 +55,6 @@ pub(super) struct Begun(usize);
 impl Writer {
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.bytes
-    }
-
-    /// Tells whether there is nothing in a transaction.
-    pub(super) fn is_empty(&self) -> bool {
-        self.messages <= 2
     }
 
     pub(super) fn len(&self) -> usize {
@@ -151,7 +144,8 @@ impl Writer {
 #[derive(Clone, Copy)]
 pub(super) struct Message<'a> {
     pub(super) kind: u16,
-    pub(super) flags: u16,
+    #[cfg(test)]
+    flags: u16,
     body: &'a [u8],
 }
 
@@ -163,7 +157,12 @@ impl<'a> Message<'a> {
             let message = bytes.get(..length).filter(|message| message.len() >= HEADER)?;
             bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
             let number = |at| take(message, at).map(u16::from_ne_bytes);
-            Some(Self { kind: number(4)?, flags: number(6)?, body: &message[HEADER..] })
+            Some(Self {
+                kind: number(4)?,
+                #[cfg(test)]
+                flags: number(6)?,
+                body: &message[HEADER..],
+            })
         })
     }
 

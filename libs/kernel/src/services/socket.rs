@@ -6,9 +6,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 use rtnetlink::sys::{Socket, SocketAddr};
 
-use super::message::{
-    Attributes, GET_GENERATION, Message, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, Writer,
-};
+use super::message::{Attributes, GET_GENERATION, Message, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, Writer};
 
 /// What one datagram to the kernel may be long; the kernel takes no memory for it before.
 const SEND_BUFFER: usize = 256 << 20;
@@ -18,8 +16,6 @@ const RECEIVE_BUFFER: usize = 64 << 10;
 const DONT_WAIT: i32 = 0x40;
 /// `NFTA_GEN_ID`.
 const GENERATION: u16 = 1;
-/// Dumps that the kernel calls inconsistent before we give up.
-const DUMP_ATTEMPTS: u32 = 8;
 
 /// errno(3): the transaction was meant for another generation.
 pub(super) const ERESTART: i32 = 85;
@@ -51,15 +47,12 @@ impl Nfnetlink {
         self.ask(writer, |attributes| attributes.number(GENERATION))?.ok_or_else(broken)
     }
 
-    /// Sends a transaction, unless it is empty; it is done when this returns.
+    /// Sends a transaction; it is done when this returns.
     ///
     /// # Errors
     ///
     /// The first that the kernel refused, and then nothing has changed: [`ERESTART`] if the generation is another one.
     pub(super) fn transact(&mut self, transaction: Writer) -> io::Result<()> {
-        if transaction.is_empty() {
-            return Ok(());
-        }
         self.send(transaction)?;
         let mut outcome = Err(broken());
         // All answers are there before sending returns.
@@ -90,46 +83,36 @@ impl Nfnetlink {
         Ok(read(message.attributes()))
     }
 
-    /// Lists all that a request asks for; `start` makes what the answers are collected in.
-    pub(super) fn dump<T>(
+    /// Lists all that a request asks for; `collect` gets one answer after the other.
+    ///
+    /// The kernel marks a list as inconsistent if *any* table changed meanwhile, which on a busy node is always: whoever
+    /// has to know compares generations.
+    pub(super) fn dump<T: Default>(
         &mut self,
         kind: u16,
         attributes: &[(u16, &str)],
-        start: impl Fn() -> T,
         collect: impl Fn(&mut T, Attributes<'_>),
     ) -> io::Result<T> {
-        for _ in 0..DUMP_ATTEMPTS {
-            let mut writer = Writer::default();
-            let message = writer.message(kind, NLM_F_DUMP);
-            for (kind, text) in attributes {
-                writer.text(*kind, text);
-            }
-            writer.end_message(message);
-            self.send(writer)?;
-            let mut found = start();
-            if self.collect(&mut found, &collect)? {
-                return Ok(found);
-            }
+        let mut writer = Writer::default();
+        let message = writer.message(kind, NLM_F_DUMP);
+        for (kind, text) in attributes {
+            writer.text(*kind, text);
         }
-        Err(io::Error::new(io::ErrorKind::Interrupted, "it changes faster than it can be listed"))
-    }
-
-    /// Collects the answers to a dump; `false` if something changed during it.
-    fn collect<T>(&mut self, found: &mut T, collect: impl Fn(&mut T, Attributes<'_>)) -> io::Result<bool> {
-        let mut consistent = true;
+        writer.end_message(message);
+        self.send(writer)?;
+        let mut found = T::default();
         loop {
             let length = self.receive(0)?.ok_or_else(broken)?;
             for message in Message::all(&self.buffer[..length]) {
-                consistent &= message.flags & NLM_F_DUMP_INTR == 0;
                 match message.kind {
                     NLMSG_DONE | NLMSG_ERROR => {
                         return match message.error() {
-                            Some(0) => Ok(consistent),
+                            Some(0) => Ok(found),
                             Some(errno) => Err(io::Error::from_raw_os_error(errno)),
                             None => Err(broken()),
                         };
                     }
-                    _ => collect(found, message.attributes()),
+                    _ => collect(&mut found, message.attributes()),
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
-use culvert_kernel::forget_flows_to;
+use culvert_kernel::{forget_flows_past, forget_flows_to};
 use culvert_model::{Frontend, IpFamily, Protocol};
 use culvert_services::Services;
 
@@ -111,6 +111,10 @@ fn flows_are_spread_by_weight() {
 fn clients_stay_with_their_backend_while_others_come_and_go() {
     in_namespace(|| async {
         let world = World::new();
+        // Nobody behind us may see an id in a packet's priority.
+        let watch = "table inet watch { counter left { }\nchain seen { type filter hook prerouting priority 0;\n\
+                     meta priority != 0 counter name left\n}\n}";
+        run_with("nft -f -", watch);
         for family in IpFamily::ALL {
             let mut table = open().await;
             let to = at(family, Protocol::Udp);
@@ -143,6 +147,7 @@ fn clients_stay_with_their_backend_while_others_come_and_go() {
             converge(&mut table, &of(&[1, 2, 3, 4])).await;
             assert_eq!(world.homes(family, to), second);
         }
+        assert!(run("nft list counter inet watch left").contains("packets 0 "));
     });
 }
 
@@ -214,6 +219,32 @@ fn flows_to_a_backend_that_is_gone_are_forgotten_and_no_others() {
         forget_flows_to(&report.gone).await.unwrap();
         assert_eq!(flows(), before - 1);
         assert_eq!([&flow, &by_other, &direct].map(ask_udp), [two, one, one]);
+    });
+}
+
+#[test]
+fn flows_that_began_before_there_was_a_backend_are_forgotten() {
+    in_namespace(|| async {
+        let world = World::new();
+        let family = IpFamily::V4;
+        let to = at(family, Protocol::Udp);
+        let mut table = open().await;
+        converge(&mut table, &Services::from([(to, service([], None))])).await;
+        // The client has tried already, from the port that it will have again.
+        run(
+            "conntrack --create --timeout 300 --orig-src 10.2.0.1 --orig-dst 242.0.0.1 --protonum udp --sport 4000 --dport 80",
+        );
+        let stale = || run("conntrack --dump").contains("src=242.0.0.1");
+        assert!(stale());
+
+        let report = converge(&mut table, &Services::from([(to, service([server(family, 2)], None))])).await;
+        assert_eq!(report.begun, [to]);
+        forget_flows_past(&report.begun).await.unwrap();
+        assert!(!stale());
+        let flow = world.clients.udp(SocketAddr::new(client(family, 1), 4000), address(to));
+        assert_eq!(ask_udp(&flow), server(family, 2));
+        forget_flows_past(&report.begun).await.unwrap();
+        assert_eq!(ask_udp(&flow), server(family, 2));
     });
 }
 
