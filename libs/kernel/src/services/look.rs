@@ -16,7 +16,7 @@ use super::socket::{ENOENT, Nfnetlink};
 const SET_TABLE: u16 = 1;
 const SET_NAME: u16 = 2;
 const SET_HANDLE: u16 = 16;
-/// Number of elements, told by Linux 6.17 and newer.
+/// Number of elements, which older kernels do not tell (Linux 6.18 does).
 const SET_COUNT: u16 = 20;
 
 /// A map of one family.

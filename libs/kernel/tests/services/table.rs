@@ -63,6 +63,9 @@ fn services_come_change_and_go() {
         assert_eq!((report.services, report.begun.len()), (5, 5));
         is_complete(&services).await;
         assert_eq!(converge(&mut table, &services).await.elements, 0);
+        // Whoever lists the node's rules has to be able to, in either form.
+        assert!(run("nft list ruleset").contains("stick6_39_10800"));
+        assert!(run("nft -j list ruleset").contains("stick6_39_10800"));
 
         let tcp = frontend("242.0.0.1", Protocol::Tcp, 80);
         services.insert(tcp, service([2, 3, 9].map(v4), None));
