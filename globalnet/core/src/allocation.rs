@@ -10,11 +10,13 @@ use std::net::IpAddr;
 use culvert_model::IpFamily;
 
 use crate::applicants::{Applicant, CLUSTER_EGRESS, Demand, applicants};
-use crate::conditions::{Outcome, conflicted, merged};
+use crate::conditions::{Outcome, conflicted, has_leftovers, merged};
 use crate::exports::{self, Wanted};
 use crate::groups::{Groups, groups};
 use crate::ledger::Ledger;
-use crate::{Decision, FoundStatus, GlobalAddresses, Holder, Inputs, Memory, ObjectKey, Status, Target};
+use crate::{
+    Condition, Decision, FoundStatus, GlobalAddresses, Holder, IngressObject, Inputs, Memory, ObjectKey, Status, Target,
+};
 
 /// Decides who holds which address.
 ///
@@ -25,13 +27,15 @@ pub fn allocate(inputs: &Inputs, memory: &Memory) -> Decision {
     let families: Vec<IpFamily> = ledger.families().collect();
     let wanted = if families.is_empty() { Wanted::default() } else { exports::wanted(inputs) };
     let applicants = applicants(inputs, &wanted, &families);
-    let kept = keep(&applicants, inputs, memory, &mut ledger);
+    let leaving = leaving(inputs, &wanted);
+    let kept = keep(&applicants, &leaving, memory, &mut ledger);
     let former = former(memory);
-    let mut outcomes: Vec<Outcome> = Vec::new();
-    for (applicant, kept) in applicants.iter().zip(&kept) {
-        outcomes.push(serve(applicant, kept, former.get(&applicant.holder), &mut ledger));
+    let mut all: Served<'_> = Vec::with_capacity(applicants.len());
+    for (applicant, kept) in applicants.into_iter().zip(kept) {
+        let outcome = serve(&applicant, &kept, former.get(&applicant.holder), &mut ledger);
+        all.push((applicant, outcome));
     }
-    for (applicant, outcome) in applicants.iter().zip(&mut outcomes) {
+    for (applicant, outcome) in &mut all {
         let addresses = &outcome.addresses;
         let is_lost = |text: &&String| !text.parse::<IpAddr>().is_ok_and(|address| addresses.contains(&address));
         let lost = applicant.found.iter().filter(is_lost);
@@ -40,48 +44,56 @@ pub fn allocate(inputs: &Inputs, memory: &Memory) -> Decision {
             outcome.refusals = lost.filter_map(|text| ledger.refusal(text, &applicant.holder)).collect();
         }
     }
-    let outcomes: BTreeMap<&Holder, (&Applicant<'_>, Outcome)> =
-        applicants.iter().zip(outcomes).map(|(one, outcome)| (&one.holder, (one, outcome))).collect();
-    let (addresses, groups) = addresses(inputs, &wanted, &outcomes);
-    let mut decision = Decision {
-        addresses,
-        memory: remember(inputs, memory, &wanted, &outcomes, ledger),
-        notices: wanted.notices.clone(),
-        ..Decision::default()
-    };
-    decision.notices.extend(outcomes.iter().filter_map(|(holder, (_, outcome))| outcome.notice(holder)));
+    let (addresses, groups) = addresses(inputs, &wanted, &all);
+    let mut decision = Decision { addresses, notices: wanted.notices.clone(), ..Decision::default() };
+    decision.notices.extend(all.iter().filter_map(|(applicant, outcome)| outcome.notice(&applicant.holder)));
+    write_statuses(&mut decision, inputs, &all, &groups);
+    decision.memory = remember(inputs, memory, &leaving, all, ledger);
+    decision.delete = leaving.into_iter().map(|(key, _)| key.clone()).collect();
     write_objects(&mut decision, inputs, wanted);
-    write_statuses(&mut decision, inputs, &outcomes, &groups);
     decision
 }
 
+/// All objects that may hold addresses, and what they got.
+type Served<'a> = Vec<(Applicant<'a>, Outcome)>;
+
+/// GlobalIngressIPs of services that are not exported any more, and the addresses in their status.
+type Leaving<'a> = Vec<(&'a ObjectKey, Vec<IpAddr>)>;
+
+/// Returns the objects that are to be deleted. What is not understood is somebody else's, and stays.
+fn leaving<'a>(inputs: &'a Inputs, wanted: &Wanted) -> Leaving<'a> {
+    let goes = |key: &ObjectKey, object: &IngressObject| object.spec.is_ok() && !wanted.objects.contains_key(key);
+    let leaving = inputs.ingress.iter().filter(|(key, object)| goes(key, object));
+    let addresses =
+        |object: &IngressObject| object.status.addresses.iter().filter_map(|text| text.parse().ok()).collect();
+    leaving.map(|(key, object)| (key, addresses(object))).collect()
+}
+
 /// Gives every object what it has already, and keeps from everybody what others have not yet heard that they lost.
-fn keep(applicants: &[Applicant<'_>], inputs: &Inputs, memory: &Memory, ledger: &mut Ledger) -> Vec<Vec<IpAddr>> {
+fn keep(applicants: &[Applicant<'_>], leaving: &Leaving<'_>, memory: &Memory, ledger: &mut Ledger) -> Vec<Vec<IpAddr>> {
     let mut kept: Vec<Vec<IpAddr>> = vec![Vec::new(); applicants.len()];
     let remembered = |holder: &Holder| memory.held.get(holder).filter(|addresses| !addresses.is_empty());
-    for (applicant, kept) in applicants.iter().zip(&mut kept) {
-        let addresses = remembered(&applicant.holder).into_iter().flatten();
-        kept.extend(addresses.filter(|&&address| ledger.claim(address, &applicant.holder)));
+    let mut known = vec![false; applicants.len()];
+    for ((applicant, kept), known) in applicants.iter().zip(&mut kept).zip(&mut known) {
+        let Some(addresses) = remembered(&applicant.holder) else { continue };
+        *known = true;
+        kept.extend(addresses.iter().filter(|&&address| ledger.claim(address, &applicant.holder)));
     }
-    for (applicant, kept) in applicants.iter().zip(&mut kept) {
-        if remembered(&applicant.holder).is_none() {
+    for ((applicant, kept), known) in applicants.iter().zip(&mut kept).zip(&known) {
+        if !known {
             let addresses = applicant.found.iter().filter_map(|text| text.parse().ok());
             kept.extend(addresses.filter(|&address| ledger.claim(address, &applicant.holder)));
         }
     }
-    let served: BTreeSet<&Holder> = applicants.iter().map(|applicant| &applicant.holder).collect();
-    for (key, object) in &inputs.ingress {
-        let holder = Holder::Ingress(key.clone());
-        if !served.contains(&holder) {
-            let found = object.status.addresses.iter().filter_map(|text| text.parse().ok());
-            let addresses = remembered(&holder).into_iter().flatten().copied().chain(found);
-            addresses.for_each(|address| ledger.block(address));
-        }
+    for (key, found) in leaving {
+        let addresses = remembered(&Holder::Ingress((*key).clone())).into_iter().flatten().chain(found);
+        addresses.for_each(|&address| ledger.block(address));
     }
-    let gone = memory.held.iter().filter(|(holder, _)| !served.contains(holder));
-    for (holder, address) in gone.flat_map(|(holder, addresses)| addresses.iter().map(move |address| (holder, address)))
-    {
-        ledger.rest(*address, holder);
+    // Mostly nothing has gone since the last pass.
+    if known.iter().filter(|&&known| known).count() < memory.held.len() {
+        for (holder, addresses) in &memory.held {
+            addresses.iter().for_each(|&address| ledger.rest(address, holder));
+        }
     }
     memory.rested.iter().for_each(|(&address, holder)| ledger.rest(address, holder));
     kept
@@ -125,18 +137,10 @@ fn serve(applicant: &Applicant<'_>, kept: &[IpAddr], former: Option<&Vec<IpAddr>
 }
 
 /// Returns what this process has to know in its next pass.
-fn remember(
-    inputs: &Inputs,
-    memory: &Memory,
-    wanted: &Wanted,
-    outcomes: &BTreeMap<&Holder, (&Applicant<'_>, Outcome)>,
-    ledger: Ledger,
-) -> Memory {
-    let held: BTreeMap<Holder, Vec<IpAddr>> = outcomes
-        .iter()
-        .filter(|(_, (_, outcome))| !outcome.addresses.is_empty())
-        .map(|(&holder, (_, outcome))| (holder.clone(), outcome.addresses.clone()))
-        .collect();
+fn remember(inputs: &Inputs, memory: &Memory, leaving: &Leaving<'_>, served: Served<'_>, ledger: Ledger) -> Memory {
+    let holding = served.into_iter().filter(|(_, outcome)| !outcome.addresses.is_empty());
+    let held: BTreeMap<Holder, Vec<IpAddr>> =
+        holding.map(|(applicant, outcome)| (applicant.holder, outcome.addresses)).collect();
     let all: BTreeSet<IpAddr> = held.values().flatten().copied().collect();
     let mut rested = ledger.into_rested(&all);
     let mut rest = |holder: &Holder, address: IpAddr| {
@@ -144,9 +148,8 @@ fn remember(
             rested.entry(address).or_insert_with(|| holder.clone());
         }
     };
-    for (key, object) in inputs.ingress.iter().filter(|(key, _)| !wanted.objects.contains_key(key)) {
-        let found = object.status.addresses.iter().filter_map(|text| text.parse().ok());
-        found.for_each(|address| rest(&Holder::Ingress(key.clone()), address));
+    for (key, found) in leaving {
+        found.iter().for_each(|&address| rest(&Holder::Ingress((*key).clone()), address));
     }
     for (holder, addresses) in &memory.held {
         addresses.iter().for_each(|&address| rest(holder, address));
@@ -155,16 +158,12 @@ fn remember(
 }
 
 /// Returns what the NAT goes by, and how pods are grouped.
-fn addresses(
-    inputs: &Inputs,
-    wanted: &Wanted,
-    outcomes: &BTreeMap<&Holder, (&Applicant<'_>, Outcome)>,
-) -> (GlobalAddresses, Groups) {
+fn addresses(inputs: &Inputs, wanted: &Wanted, served: &Served<'_>) -> (GlobalAddresses, Groups) {
     let mut all = GlobalAddresses { cidrs: inputs.cidrs.clone(), ..GlobalAddresses::default() };
     let mut egress: BTreeMap<ObjectKey, BTreeSet<IpAddr>> = BTreeMap::new();
-    for (&holder, (_, outcome)) in outcomes {
+    for (applicant, outcome) in served {
         let addresses = outcome.addresses.iter().copied();
-        match holder {
+        match &applicant.holder {
             Holder::Gateway(name) => all.gateways.extend(addresses.map(|address| (name.clone(), address))),
             Holder::ClusterEgress(_) => all.cluster_egress.extend(addresses),
             Holder::Egress(key) => drop(egress.insert(key.clone(), addresses.collect())),
@@ -189,57 +188,46 @@ fn addresses(
     (all, groups)
 }
 
-/// Decides which objects are created, set right and deleted.
+/// Decides which objects are created and set right.
 fn write_objects(decision: &mut Decision, inputs: &Inputs, wanted: Wanted) {
-    let is_unclear = |holder: &Holder| inputs.unclear.contains(holder);
-    for key in inputs.ingress.keys().filter(|key| !wanted.objects.contains_key(key)) {
-        // What is not understood is somebody else's.
-        if inputs.ingress[key].spec.is_ok() && !is_unclear(&Holder::Ingress(key.clone())) {
-            decision.delete.insert(key.clone());
-        }
-    }
+    let is_unclear =
+        |key: &ObjectKey| !inputs.unclear.is_empty() && inputs.unclear.contains(&Holder::Ingress(key.clone()));
     for (key, spec) in wanted.objects {
         let stands = inputs.ingress.get(&key).is_some_and(|object| object.spec.as_ref() == Ok(&spec));
-        if !stands && !is_unclear(&Holder::Ingress(key.clone())) {
+        if !stands && !is_unclear(&key) {
             decision.apply.insert(key, spec);
         }
     }
     let default = Holder::ClusterEgress(CLUSTER_EGRESS.to_owned());
-    decision.create_cluster_egress =
-        !inputs.cidrs.is_empty() && !inputs.cluster_egress.contains_key(CLUSTER_EGRESS) && !is_unclear(&default);
+    decision.create_cluster_egress = !inputs.cidrs.is_empty()
+        && !inputs.cluster_egress.contains_key(CLUSTER_EGRESS)
+        && !inputs.unclear.contains(&default);
 }
 
 /// Decides which statuses and annotations are written.
-fn write_statuses(
-    decision: &mut Decision,
-    inputs: &Inputs,
-    outcomes: &BTreeMap<&Holder, (&Applicant<'_>, Outcome)>,
-    groups: &Groups,
-) {
+fn write_statuses(decision: &mut Decision, inputs: &Inputs, served: &Served<'_>, groups: &Groups) {
     let none = FoundStatus::default();
-    for (&holder, (applicant, outcome)) in outcomes {
+    for (applicant, outcome) in served {
+        let holder = &applicant.holder;
         if inputs.unclear.contains(holder) {
             continue;
         }
-        let (found, conflict) = match holder {
+        let found = applicant.status.unwrap_or(&none);
+        let conflict = match holder {
             Holder::Gateway(name) => {
-                if outcome.texts() != applicant.found {
+                if !outcome.stands_in(applicant.found) {
                     decision.gateways.insert(name.clone(), outcome.addresses.first().copied());
                 }
                 continue;
             }
-            Holder::ClusterEgress(name) => (inputs.cluster_egress.get(name).map_or(&none, |one| &one.status), None),
-            Holder::Egress(key) => {
-                let found = inputs.egress.get(key).map_or(&none, |one| &one.status);
-                (found, conflicted(groups.conflicts.get(key), found))
-            }
-            Holder::Ingress(key) => (inputs.ingress.get(key).map_or(&none, |one| &one.status), None),
+            Holder::Egress(key) => conflicted(groups.conflicts.get(key), found),
+            Holder::ClusterEgress(_) | Holder::Ingress(_) => None,
         };
         let allocated = outcome.allocated(holder, &applicant.demand, found);
-        let conditions = merged(found, [Some(allocated), conflict].into_iter().flatten().collect());
-        if outcome.texts() != found.addresses || conditions != found.conditions {
-            let addresses = outcome.addresses.clone();
-            decision.statuses.insert(holder.clone(), Status { addresses, conditions });
+        let ours: Vec<Condition> = [allocated, conflict].into_iter().flatten().collect();
+        if !ours.is_empty() || has_leftovers(found) || !outcome.stands_in(&found.addresses) {
+            let status = Status { addresses: outcome.addresses.clone(), conditions: merged(found, ours) };
+            decision.statuses.insert(holder.clone(), status);
         }
     }
 }

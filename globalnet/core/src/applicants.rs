@@ -23,6 +23,8 @@ pub(crate) struct Applicant<'a> {
     created: Option<i64>,
     /// Addresses in its status or annotation.
     pub(crate) found: &'a [String],
+    /// Its status; `None` if it has none, being a Gateway or not there yet.
+    pub(crate) status: Option<&'a FoundStatus>,
     pub(crate) demand: Demand,
 }
 
@@ -42,8 +44,8 @@ pub(crate) fn applicants<'a>(inputs: &'a Inputs, wanted: &Wanted, families: &[Ip
     let mut all = Vec::new();
     for (name, found) in &inputs.gateways {
         let demand = Demand::Addresses { families: families.iter().take(1).copied().collect(), count: 1 };
-        let found = found.as_slice();
-        all.push(Applicant { holder: Holder::Gateway(name.clone()), created: None, found, demand });
+        let gateway = Applicant::new(Holder::Gateway(name.clone()), None, None, demand);
+        all.push(Applicant { found: found.as_slice(), ..gateway });
     }
     for (name, object) in &inputs.cluster_egress {
         let demand = match name.as_str() {
@@ -53,25 +55,24 @@ pub(crate) fn applicants<'a>(inputs: &'a Inputs, wanted: &Wanted, families: &[Ip
                 message: format!("only {CLUSTER_EGRESS} counts: set numGlobalIPs there, and delete this one"),
             },
         };
-        all.push(Applicant::new(Holder::ClusterEgress(name.clone()), object.created, &object.status, demand));
+        all.push(Applicant::new(Holder::ClusterEgress(name.clone()), object.created, Some(&object.status), demand));
     }
     for (key, object) in &inputs.egress {
         let demand = egress_demand(object, "numberOfIPs", families);
-        all.push(Applicant::new(Holder::Egress(key.clone()), object.created, &object.status, demand));
+        all.push(Applicant::new(Holder::Egress(key.clone()), object.created, Some(&object.status), demand));
     }
     for (key, spec) in &wanted.objects {
         let object = inputs.ingress.get(key);
-        let found = object.map_or(&[][..], |object| &object.status.addresses);
-        let created = object.and_then(|object| object.created);
+        let (created, status) = (object.and_then(|object| object.created), object.map(|object| &object.status));
         let demand = ingress_demand(inputs, key, spec, families);
-        all.push(Applicant { holder: Holder::Ingress(key.clone()), created, found, demand });
+        all.push(Applicant::new(Holder::Ingress(key.clone()), created, status, demand));
     }
     for (key, object) in &inputs.ingress {
         if let Err(message) = &object.spec
             && !wanted.objects.contains_key(key)
         {
             let demand = Demand::Nothing { reason: INVALID_INPUT, message: message.clone() };
-            all.push(Applicant::new(Holder::Ingress(key.clone()), object.created, &object.status, demand));
+            all.push(Applicant::new(Holder::Ingress(key.clone()), object.created, Some(&object.status), demand));
         }
     }
     if families.is_empty() {
@@ -80,11 +81,12 @@ pub(crate) fn applicants<'a>(inputs: &'a Inputs, wanted: &Wanted, families: &[Ip
     } else {
         add_missing(&mut all, inputs, families);
     }
-    let rank = |one: &Applicant<'_>| {
-        let is_younger = !matches!(one.holder, Holder::Gateway(_)) && one.created.is_none();
-        (!matches!(one.holder, Holder::Gateway(_)), is_younger, one.created)
-    };
-    all.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| a.holder.cmp(&b.holder)));
+    // Of the same age they stay as they stand here.
+    all.sort_by_key(|one| match one.holder {
+        Holder::Gateway(_) => (0, None),
+        Holder::ClusterEgress(_) | Holder::Egress(_) | Holder::Ingress(_) if one.created.is_none() => (2, None),
+        Holder::ClusterEgress(_) | Holder::Egress(_) | Holder::Ingress(_) => (1, one.created),
+    });
     all
 }
 
@@ -93,20 +95,20 @@ fn add_missing(all: &mut Vec<Applicant<'_>>, inputs: &Inputs, families: &[IpFami
     for holder in &inputs.unclear {
         if !all.iter().any(|one| one.holder == *holder) {
             let demand = Demand::Kept { reason: INVALID_INPUT, message: String::new() };
-            all.push(Applicant { holder: holder.clone(), created: None, found: &[], demand });
+            all.push(Applicant::new(holder.clone(), None, None, demand));
         }
     }
     let default = Holder::ClusterEgress(CLUSTER_EGRESS.to_owned());
     if !all.iter().any(|one| one.holder == default) {
         let object = EgressObject { number: Some(CLUSTER_EGRESS_NUMBER), ..EgressObject::default() };
         let demand = egress_demand(&object, "numGlobalIPs", families);
-        all.push(Applicant { holder: default, created: None, found: &[], demand });
+        all.push(Applicant::new(default, None, None, demand));
     }
 }
 
 impl<'a> Applicant<'a> {
-    fn new(holder: Holder, created: Option<i64>, status: &'a FoundStatus, demand: Demand) -> Self {
-        Self { holder, created, found: &status.addresses, demand }
+    fn new(holder: Holder, created: Option<i64>, status: Option<&'a FoundStatus>, demand: Demand) -> Self {
+        Self { holder, created, found: status.map_or(&[], |status| &status.addresses), status, demand }
     }
 }
 
@@ -125,10 +127,9 @@ fn egress_demand(object: &EgressObject, field: &str, families: &[IpFamily]) -> D
 
 /// Returns the demand of one address: of the first global CIDR whose family the target has.
 fn ingress_demand(inputs: &Inputs, key: &ObjectKey, spec: &IngressSpec, families: &[IpFamily]) -> Demand {
-    let service = ObjectKey { namespace: key.namespace.clone(), name: spec.service.clone() };
     let is_reachable = |family: &&IpFamily| match spec.target {
         Target::Service => {
-            let service = inputs.services.get(&service);
+            let service = inputs.services.get(key);
             service.is_some_and(|service| service.cluster_ips.iter().any(|&one| IpFamily::of(one) == **family))
         }
         Target::Pod | Target::Endpoint => spec.address.is_some_and(|address| IpFamily::of(address) == **family),
@@ -138,8 +139,10 @@ fn ingress_demand(inputs: &Inputs, key: &ObjectKey, spec: &IngressSpec, families
         None => Demand::Nothing {
             reason: POOL_FAILED,
             message: format!(
-                "what Service {service} leads to has no IPv{} address, and the cluster no global CIDR of another family: \
+                "what Service {}/{} leads to has no IPv{} address, and the cluster no global CIDR of another family: \
                  give it one with `join --globalnet-cidr`",
+                key.namespace,
+                spec.service,
                 families.first().copied().unwrap_or(IpFamily::V4)
             ),
         },

@@ -44,41 +44,42 @@ impl Outcome {
         }
     }
 
-    /// Returns the condition `Allocated` of a GlobalIngressIP or of an egress object.
-    pub(crate) fn allocated(&self, holder: &Holder, demand: &Demand, found: &FoundStatus) -> Condition {
-        let condition = |status: &str, reason: &str, message: String| Condition {
-            kind: ALLOCATED.to_owned(),
-            status: status.to_owned(),
-            reason: reason.to_owned(),
-            message,
+    /// Returns the condition `Allocated` to be written; `None` if the one that stands in `found` is to stay.
+    pub(crate) fn allocated(&self, holder: &Holder, demand: &Demand, found: &FoundStatus) -> Option<Condition> {
+        let (status, reason) = match (demand, &self.failure, self.refusals.is_empty()) {
+            (Demand::Kept { reason, .. } | Demand::Nothing { reason, .. }, _, _) => ("False", *reason),
+            (Demand::Addresses { .. }, Some(_), true) => ("False", POOL_FAILED),
+            (Demand::Addresses { .. }, Some(_), false) => ("False", RESERVE_FAILED),
+            (Demand::Addresses { .. }, None, _) => ("True", SUCCESS),
         };
-        let wanted = match demand {
-            Demand::Kept { reason, message } | Demand::Nothing { reason, message } => {
-                condition("False", reason, message.clone())
-            }
-            Demand::Addresses { .. } => match (&self.failure, self.refusals.is_empty()) {
-                (Some(_), true) => condition("False", POOL_FAILED, self.problem()),
-                (Some(_), false) => condition("False", RESERVE_FAILED, self.problem()),
-                (None, true) => condition("True", SUCCESS, self.success(holder)),
-                (None, false) => {
-                    condition("True", SUCCESS, format!("{}; not kept: {}", self.success(holder), list(&self.refusals)))
-                }
-            },
-        };
-        let Some(current) = found.conditions.iter().find(|current| current.kind == ALLOCATED) else { return wanted };
+        let current = found.conditions.iter().find(|current| current.kind == ALLOCATED);
         // What was said of addresses that were not kept stays until there is something new.
-        let is_news = self.texts() != found.addresses
-            || current.status != wanted.status
-            || !matches!(
-                (current.reason.as_str(), wanted.reason.as_str()),
+        let is_old = |current: &Condition| {
+            let is_same_reason = matches!(
+                (current.reason.as_str(), reason),
                 (SUCCESS, SUCCESS) | (RESERVE_FAILED, POOL_FAILED | RESERVE_FAILED)
             );
-        if is_news { wanted } else { current.clone() }
+            current.status == status && is_same_reason && self.stands_in(&found.addresses)
+        };
+        if current.is_some_and(is_old) {
+            return None;
+        }
+        let message = match demand {
+            Demand::Kept { message, .. } | Demand::Nothing { message, .. } => message.clone(),
+            Demand::Addresses { .. } => match (&self.failure, self.refusals.is_empty()) {
+                (Some(_), _) => self.problem(),
+                (None, true) => self.success(holder),
+                (None, false) => format!("{}; not kept: {}", self.success(holder), list(&self.refusals)),
+            },
+        };
+        let wanted = condition(ALLOCATED, status, reason, message);
+        (current != Some(&wanted)).then_some(wanted)
     }
 
-    /// Returns the addresses as they stand in a status.
-    pub(crate) fn texts(&self) -> Vec<String> {
-        self.addresses.iter().map(ToString::to_string).collect()
+    /// Tells whether the addresses are those of a status, in the same order.
+    pub(crate) fn stands_in(&self, found: &[String]) -> bool {
+        let is_same = |(text, address): (&String, &IpAddr)| text.parse() == Ok(*address);
+        found.len() == self.addresses.len() && found.iter().zip(&self.addresses).all(is_same)
     }
 
     fn success(&self, holder: &Holder) -> String {
@@ -99,21 +100,20 @@ impl Outcome {
     }
 }
 
-/// Returns the condition `Conflicted`; `None` if there never was a conflict.
+/// Returns the condition `Conflicted` to be written; `None` if what stands in `found` is to stay.
 pub(crate) fn conflicted(conflict: Option<&String>, found: &FoundStatus) -> Option<Condition> {
-    let condition = |status: &str, reason: &str, message: &str| Condition {
-        kind: CONFLICTED.to_owned(),
-        status: status.to_owned(),
-        reason: reason.to_owned(),
-        message: message.to_owned(),
+    let current = found.conditions.iter().find(|current| current.kind == CONFLICTED);
+    let wanted = match (conflict, current) {
+        (Some(message), _) => condition(CONFLICTED, "True", "PodsOfOlderObject", message.clone()),
+        (None, Some(_)) => condition(CONFLICTED, "False", "NoConflict", String::new()),
+        (None, None) => return None,
     };
-    match conflict {
-        Some(message) => Some(condition("True", "PodsOfOlderObject", message)),
-        None if found.conditions.iter().any(|current| current.kind == CONFLICTED) => {
-            Some(condition("False", "NoConflict", ""))
-        }
-        None => None,
-    }
+    (current != Some(&wanted)).then_some(wanted)
+}
+
+/// Tells whether conditions are to be taken away.
+pub(crate) fn has_leftovers(found: &FoundStatus) -> bool {
+    found.conditions.iter().any(|current| current.kind == UPDATED)
 }
 
 /// Returns all conditions of an object: `ours` in place of those of their kinds, and all others.
@@ -130,6 +130,10 @@ pub(crate) fn merged(found: &FoundStatus, ours: Vec<Condition>) -> Vec<Condition
     let added = ours.into_iter().filter(|new| !found.conditions.iter().any(|current| current.kind == new.kind));
     all.extend(added);
     all
+}
+
+fn condition(kind: &str, status: &str, reason: &str, message: String) -> Condition {
+    Condition { kind: kind.to_owned(), status: status.to_owned(), reason: reason.to_owned(), message }
 }
 
 fn list(items: &[impl ToString]) -> String {

@@ -76,6 +76,9 @@ impl Wanted {
                 None => new.push((place, spec)),
             }
         }
+        if new.is_empty() {
+            return;
+        }
         let mut taken: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for key in self.objects.keys() {
             taken.entry(key.namespace.clone()).or_default().insert(key.name.clone());

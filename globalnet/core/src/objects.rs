@@ -29,6 +29,13 @@ pub struct Inputs {
     pub unclear: BTreeSet<Holder>,
 }
 
+impl Inputs {
+    /// Tells whether the endpoints of a service have a say: else a pass for their sake changes nothing.
+    pub fn reads_endpoints_of(&self, service: &ObjectKey) -> bool {
+        self.exports.contains(service) && self.services.get(service).is_some_and(|service| service.is_headless)
+    }
+}
+
 /// A GlobalEgressIP or ClusterGlobalEgressIP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EgressObject {
