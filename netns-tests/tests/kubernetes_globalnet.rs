@@ -39,7 +39,7 @@ fn wait_announced(broker: &Cluster, id: &str, subnets: &Value, global: &Value) {
 #[test]
 fn joined_clusters_get_global_cidrs_and_give_them_back() {
     Binaries::find().unwrap();
-    let plan = Plan::new("globalnet", &["east", "west"], 1, ProxyMode::None).unwrap();
+    let plan = Plan::new("globalnet", &["east", "west"], 1, ProxyMode::Iptables).unwrap();
     let lab = Lab::up(&plan).unwrap();
     let (east, west) = (lab.cluster("east"), lab.cluster("west"));
     let installer = Installer::new(&lab).unwrap();
