@@ -39,7 +39,7 @@ pub(crate) struct Uninstall {
     #[arg(long, value_name = "FILE")]
     broker_info: Option<PathBuf>,
     /// Only give back the global addresses of a cluster that is gone, or that was uninstalled without the broker's file.
-    #[arg(long, value_name = "ID", requires = "broker_info", conflicts_with_all = ["standalone", "kubeconfig", "context", "cluster", "user"])]
+    #[arg(long, value_name = "ID", requires = "broker_info", conflicts_with = "standalone")]
     gone: Option<ClusterId>,
     /// Do not ask.
     #[arg(long, short)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Output;
+use std::time::Duration;
 
 use culvert_setup::{Asked, Server, Wish};
 use futures_util::future::join_all;
@@ -81,6 +82,7 @@ pub(crate) async fn global_cidrs_are_given_out_and_given_back(
     for act in [Act::Get(NAME), Act::Merge(NAME, json!({"data": {"globalnetEnabled": "false"}}))] {
         assert_eq!(west.act(&Kind::CONFIG_MAP, act).await.unwrap_err().0, 403);
     }
+    members_claim_what_is_noted(broker, west).await;
     given_back_it_rests(broker, admin, &run).await;
     one_cidr_twice_is_named(broker, admin, &run).await;
 }
@@ -103,6 +105,31 @@ async fn many_join_at_once(broker: &Broker, admin: &Caller) {
     assert_eq!(entries(admin).await.len(), MANY);
     let noted = noted(admin).await;
     assert_eq!(noted["metadata"]["annotations"]["touched"], "49", "what others note stays");
+}
+
+/// Those who judge may know of it a moment later.
+async fn members_claim_what_is_noted(broker: &Broker, west: &Caller) {
+    let claim = |cidr: &str| json!({"spec": {"global_cidr": [cidr]}});
+    let of_other = west.act(&Kind::CLUSTER, Act::Merge("west", claim("242.0.0.0/22"))).await.unwrap_err();
+    assert!(of_other.1.contains("242.0.0.0/22 is not what the broker has noted for west"), "{of_other:?}");
+    let own = allocate(broker, "west", Wish::Default).await.unwrap()[0].to_string();
+    let mut said = Ok(Value::Null);
+    for _ in 0..100 {
+        said = west.act(&Kind::CLUSTER, Act::Merge("west", claim(&own))).await;
+        if said.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    said.unwrap();
+    for wider in ["242.0.48.0/21", "242.0.48.0/23", "242x0.48.0/22", "242.0.52.0/22"] {
+        west.act(&Kind::CLUSTER, Act::Merge("west", claim(wider))).await.unwrap_err();
+    }
+    // What it has already stays allowed, and so does having none.
+    west.act(&Kind::CLUSTER, Act::Merge("west", json!({"metadata": {"annotations": {"touched": "yes"}}})))
+        .await
+        .unwrap();
+    west.act(&Kind::CLUSTER, Act::Merge("west", json!({"spec": {"global_cidr": []}}))).await.unwrap();
 }
 
 async fn given_back_it_rests(broker: &Broker, admin: &Caller, run: &impl Fn(&[&str]) -> Output) {

@@ -22,10 +22,21 @@ struct Policy {
     topic: &'static str,
     /// What it judges.
     rules: Vec<Value>,
-    /// What happens if there is no Cluster to judge by; `None` if the policy takes no parameters.
-    without_clusters: Option<&'static str>,
+    params: Params,
     variables: Vec<(&'static str, String)>,
     validations: Vec<Validation>,
+}
+
+/// What else a policy looks at.
+#[derive(Clone, Copy)]
+enum Params {
+    None,
+    /// All Clusters of the broker, and what happens if there is none.
+    Clusters {
+        missing: &'static str,
+    },
+    /// What the broker has noted of Globalnet; nobody is judged by it where it is not there.
+    Globalnet,
 }
 
 /// A condition, and what is said if it does not hold.
@@ -59,6 +70,7 @@ pub(crate) fn objects(broker: &Broker) -> Vec<Value> {
         records::endpoint_subnets(),
         records::endpoints(),
         records::cluster_cidrs(),
+        records::global_cidrs(),
         // Last, since it tells that all are in force: see `wait_enforced`.
         records::clusters(),
     ];
@@ -71,7 +83,7 @@ fn tokens(broker: &Broker) -> Policy {
     Policy {
         topic: "tokens",
         rules: vec![rule("", "v1", &["serviceaccounts/token"], &["CREATE"])],
-        without_clusters: None,
+        params: Params::None,
         variables: vec![],
         validations: vec![
             Validation::whose(
@@ -126,8 +138,10 @@ fn definition(broker: &Broker, policy: &Policy) -> Value {
         "variables": variables,
         "validations": policy.validations.iter().map(validation).collect::<Vec<_>>(),
     });
-    if policy.without_clusters.is_some() {
-        spec["paramKind"] = json!({"apiVersion": "submariner.io/v1", "kind": "Cluster"});
+    match policy.params {
+        Params::None => {}
+        Params::Clusters { .. } => spec["paramKind"] = json!({"apiVersion": "submariner.io/v1", "kind": "Cluster"}),
+        Params::Globalnet => spec["paramKind"] = json!({"apiVersion": "v1", "kind": "ConfigMap"}),
     }
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
@@ -140,9 +154,17 @@ fn definition(broker: &Broker, policy: &Policy) -> Value {
 fn binding(broker: &Broker, policy: &Policy) -> Value {
     let name = name(broker, policy.topic);
     let mut spec = json!({"policyName": name, "validationActions": ["Deny"]});
-    if let Some(action) = policy.without_clusters {
-        // All Clusters of this broker's namespace.
-        spec["paramRef"] = json!({"namespace": broker.namespace, "selector": {}, "parameterNotFoundAction": action});
+    let namespace = &broker.namespace;
+    match policy.params {
+        Params::None => {}
+        // All of this broker's namespace.
+        Params::Clusters { missing } => {
+            spec["paramRef"] = json!({"namespace": namespace, "selector": {}, "parameterNotFoundAction": missing});
+        }
+        Params::Globalnet => {
+            let name = crate::globalnet::NAME;
+            spec["paramRef"] = json!({"namespace": namespace, "name": name, "parameterNotFoundAction": "Allow"});
+        }
     }
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",

@@ -3,7 +3,7 @@
 use culvert_api::labels;
 
 use super::cel::{claims, label, overlaps};
-use super::{Policy, Validation, rule};
+use super::{Params, Policy, Validation, rule};
 
 const ALL: [&str; 3] = ["CREATE", "UPDATE", "DELETE"];
 const WRITES: [&str; 2] = ["CREATE", "UPDATE"];
@@ -16,7 +16,7 @@ pub(super) fn clusters() -> Policy {
     Policy {
         topic: "clusters",
         rules: vec![rule("submariner.io", "*", &["clusters"], &ALL)],
-        without_clusters: None,
+        params: Params::None,
         variables: vec![
             ("cluster_id", "object == null ? variables.id : object.?spec.?cluster_id.orValue('')".to_owned()),
             ("cidrs", format!("object == null ? [] : {}", all_cidrs("object"))),
@@ -48,7 +48,7 @@ pub(super) fn cluster_cidrs() -> Policy {
     Policy {
         topic: "cluster-cidrs",
         rules: vec![rule("submariner.io", "*", &["clusters"], &WRITES)],
-        without_clusters: Some("Allow"),
+        params: Params::Clusters { missing: "Allow" },
         variables: vec![
             ("cidrs", judged("variables.name == variables.id", &claims("object"))),
             ("known", format!("oldObject != null && {} == {}", claims("oldObject"), claims("object"))),
@@ -58,13 +58,39 @@ pub(super) fn cluster_cidrs() -> Policy {
     }
 }
 
+/// That a Cluster claims only such global CIDRs as the broker has noted for it. An update that claims nothing new passes.
+pub(super) fn global_cidrs() -> Policy {
+    let global = |object: &str| format!("{object}.?spec.?global_cidr.orValue([])");
+    // An entry as Go writes it: the id, then the list. A dot stands for any character unless it is quoted.
+    let entry =
+        r#"r'"cluster_id":\s*"' + variables.id + r'",\s*"global_cidr":\s*\[[^\]]*"' + c.replace('.', r'\.') + '"'"#;
+    let noted = format!("variables.noted.matches({entry})");
+    Policy {
+        topic: "global-cidrs",
+        rules: vec![rule("submariner.io", "*", &["clusters"], &WRITES)],
+        params: Params::Globalnet,
+        variables: vec![
+            ("cidrs", judged("variables.name == variables.id", &global("object"))),
+            ("known", format!("oldObject != null && {} == {}", global("oldObject"), global("object"))),
+            ("noted", "params.?data[?'clusterinfo'].orValue('')".to_owned()),
+        ],
+        validations: vec![Validation::what(
+            format!("variables.known || variables.cidrs.all(c, {noted})"),
+            format!(
+                "'Cluster ' + variables.name + ': spec.global_cidr: ' + variables.cidrs.filter(c, !{noted})[0] + ' is not \
+                 what the broker has noted for ' + variables.id + ': let `culvert join` choose one'"
+            ),
+        )],
+    }
+}
+
 /// Whose Endpoint it is, and that its subnets are CIDRs.
 pub(super) fn endpoints() -> Policy {
     let cluster_id = |object: &str| format!("{object} == null ? variables.id : {object}.?spec.?cluster_id.orValue('')");
     Policy {
         topic: "endpoints",
         rules: vec![rule("submariner.io", "*", &["endpoints"], &ALL)],
-        without_clusters: None,
+        params: Params::None,
         variables: vec![
             ("cluster_id", cluster_id("object")),
             ("old_cluster_id", cluster_id("oldObject")),
@@ -106,7 +132,7 @@ pub(super) fn endpoint_subnets() -> Policy {
     Policy {
         topic: "endpoint-subnets",
         rules: vec![rule("submariner.io", "*", &["endpoints"], &WRITES)],
-        without_clusters: Some("Deny"),
+        params: Params::Clusters { missing: "Deny" },
         variables: vec![
             ("cidrs", judged(&own, &subnets("object"))),
             ("known", format!("oldObject != null && {} == {}", subnets("oldObject"), subnets("object"))),

@@ -1,7 +1,7 @@
 //! The rules on what service discovery writes, and on Secrets (Submariner chapter 3.6).
 
 use super::cel::{both_labelled, label, quoted};
-use super::{Policy, Validation, rule};
+use super::{Params, Policy, Validation, rule};
 
 const ALL: [&str; 3] = ["CREATE", "UPDATE", "DELETE"];
 
@@ -13,7 +13,7 @@ pub(super) fn endpoint_slices() -> Policy {
     Policy {
         topic: "endpointslices",
         rules: vec![rule("discovery.k8s.io", "*", &["endpointslices"], &ALL)],
-        without_clusters: None,
+        params: Params::None,
         variables: vec![],
         validations: vec![labelled("EndpointSlice", SOURCE_CLUSTER)],
     }
@@ -24,7 +24,7 @@ pub(super) fn secrets() -> Policy {
     Policy {
         topic: "secrets",
         rules: vec![rule("", "v1", &["secrets"], &ALL)],
-        without_clusters: None,
+        params: Params::None,
         variables: vec![],
         validations: vec![labelled("Secret", CSR_REQUEST)],
     }
@@ -43,7 +43,7 @@ pub(super) fn service_imports() -> Policy {
     Policy {
         topic: "serviceimports",
         rules: vec![rule("multicluster.x-k8s.io", "*", &["serviceimports", "serviceimports/status"], &ALL)],
-        without_clusters: None,
+        params: Params::None,
         variables: vec![
             ("aggregated", aggregated("object")),
             ("was_aggregated", aggregated("oldObject")),
