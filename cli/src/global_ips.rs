@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::Result;
-use culvert_api::{ClusterGlobalEgressIP, Condition, GlobalEgressIP, GlobalIngressIP, Record, globalnet};
+use culvert_api::{ClusterGlobalEgressIP, Condition, Gateway, GlobalEgressIP, GlobalIngressIP, Record, globalnet};
 use culvert_runtime::{Location, Objects};
 use serde::Serialize;
 
@@ -52,8 +52,9 @@ pub(crate) async fn read(location: &Location) -> Result<(GlobalObjects, Vec<Stri
 }
 
 impl GlobalObjects {
-    /// Returns a row for each object: the cluster's own addresses, those of pods that leave, those that lead to something.
-    pub(crate) fn rows(&self) -> Vec<GlobalIpRow> {
+    /// Returns a row for each object: the cluster's own addresses, those of pods that leave, those that lead to something, and
+    /// those by which gateways are probed.
+    pub(crate) fn rows(&self, gateways: &[Gateway]) -> Vec<GlobalIpRow> {
         let cluster = self.cluster_egress.iter().map(|object| {
             let who = "all that no GlobalEgressIP chooses".to_owned();
             row(object, who, &object.status.allocated_ips, &object.status.conditions)
@@ -88,7 +89,16 @@ impl GlobalObjects {
             let address = Some(object.status.allocated_ip.clone()).filter(|address| !address.is_empty());
             row(object, to, &address.into_iter().collect::<Vec<_>>(), &object.status.conditions)
         });
-        cluster.chain(egress).chain(ingress).collect()
+        let gateways = gateways.iter().filter_map(|gateway| {
+            let address = gateway.metadata.annotations.as_ref()?.get(globalnet::GATEWAY_ADDRESS)?;
+            Some(GlobalIpRow {
+                // Nobody asks for it by an object of its own.
+                status: "allocated".to_owned(),
+                reason: String::new(),
+                ..row(gateway, "the gateway itself".to_owned(), std::slice::from_ref(address), &[])
+            })
+        });
+        cluster.chain(egress).chain(ingress).chain(gateways).collect()
     }
 }
 
@@ -230,14 +240,21 @@ mod tests {
         }
     }
 
+    fn gateways() -> Vec<Gateway> {
+        let mut gateway = Gateway::new("gw", culvert_api::GatewayStatus::default());
+        let noted = (globalnet::GATEWAY_ADDRESS.to_owned(), "242.1.255.253".to_owned());
+        gateway.metadata.annotations = Some(std::collections::BTreeMap::from([noted]));
+        vec![gateway, Gateway::new("without", culvert_api::GatewayStatus::default())]
+    }
+
     #[test]
     fn a_person_sees_who_holds_what_and_why_not() {
-        insta::assert_snapshot!(table(&objects().rows(), false));
+        insta::assert_snapshot!(table(&objects().rows(&gateways()), false));
     }
 
     #[test]
     fn a_program_gets_each_address() {
-        let rows = serde_json::to_value(objects().rows()).unwrap();
+        let rows = serde_json::to_value(objects().rows(&gateways())).unwrap();
         assert_eq!(rows[0]["addresses"].as_array().unwrap().len(), 8);
         assert_eq!(rows[4]["status"], "IPPoolAllocationFailed");
         assert_eq!(rows[2]["usedBy"], "all pods of the namespace");
@@ -245,6 +262,6 @@ mod tests {
 
     #[test]
     fn no_objects_are_no_globalnet() {
-        assert!(table(&GlobalObjects::default().rows(), false).contains("no Globalnet"));
+        assert!(table(&GlobalObjects::default().rows(&[]), false).contains("no Globalnet"));
     }
 }

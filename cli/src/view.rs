@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::args::What;
 use crate::deployed::{self, BrokerRow, NetworksView, VersionRow};
-use crate::global_ips::{GlobalIpRow, GlobalObjects};
+use crate::global_ips::GlobalIpRow;
 use crate::snapshot::Snapshot;
 
 const FRESH: Duration = culvert_api::gateway_record::STALE;
@@ -132,7 +132,7 @@ impl View {
             networks: asked.includes(What::Networks).then(|| NetworksView::of(snapshot)),
             versions: asked.includes(What::Versions).then(|| deployed::versions(snapshot, now)),
             brokers: asked.includes(What::Brokers).then(|| deployed::brokers(snapshot)),
-            global_ips: snapshot.global.as_ref().map(GlobalObjects::rows),
+            global_ips: snapshot.global.as_ref().map(|global| global.rows(gateways)),
         }
     }
 }

@@ -11,6 +11,7 @@
 pub mod config;
 
 mod agent;
+mod callers;
 mod known;
 pub mod snapshot;
 mod write;
@@ -24,6 +25,8 @@ use culvert_runtime::reconcile::{self, Wake};
 use culvert_runtime::shutdown::Shutdown;
 use culvert_runtime::{Objects, Records, memory};
 use culvert_services::Table;
+
+pub use crate::callers::who_called;
 
 use crate::agent::Agent;
 use crate::config::Config;

@@ -22,10 +22,14 @@ async fn main() -> ExitCode {
 
 async fn start(args: Args) -> anyhow::Result<()> {
     logging::init(args.node.log_format, &args.node.log_level)?;
-    let uninstall = args.node.uninstall;
+    let (uninstall, who_called) = (args.node.uninstall, args.who_called);
     let config = Config::try_from(args)?;
     if uninstall {
         return culvert_globalnet::uninstall(&config).await;
+    }
+    if let Some(seen) = who_called {
+        print!("{}", culvert_globalnet::who_called(&config, seen).await?);
+        return Ok(());
     }
     culvert_globalnet::run(config, Shutdown::install()?).await
 }

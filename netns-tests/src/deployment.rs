@@ -274,6 +274,12 @@ impl Deployment {
         run(Command::new(self.binaries.tool()).args(["show", what, "--records"]).arg(records))
     }
 
+    /// Runs Globalnet's program on a node with these words, and returns what it prints.
+    pub fn ask_globalnet(&self, cluster: &str, node: &str, words: &[&str]) -> Result<String> {
+        let (cluster, node) = (self.lab.cluster(cluster), self.lab.node(cluster, node));
+        run(self.command(cluster, node, Role::Globalnet).args(words))
+    }
+
     /// Ends all daemons of a cluster and runs their uninstallation on every node.
     pub fn uninstall(&mut self, id: &str) -> Result<()> {
         let nodes: Vec<String> = self.lab.cluster(id).nodes.iter().map(|node| node.short_name.clone()).collect();

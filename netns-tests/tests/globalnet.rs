@@ -125,6 +125,19 @@ fn backends_on_node_networks_serve(world: &Overlapping) {
     world.write_web("east").unwrap();
 }
 
+/// While a flow lives, its gateway tells which pod stands behind what the server sees.
+fn a_gateway_tells_who_called(world: &Overlapping) {
+    let to = SocketAddrV4::new(world.global_address("west", "web").unwrap(), PORT);
+    let mut caller = Caller::open(&world.pod("east", "worker"), Transport::Tcp, to, 45_678).unwrap();
+    let seen = caller.greet().unwrap().source;
+    let told = world.deployment.ask_globalnet("east", "gw", &["--who-called", &seen.to_string()]).unwrap();
+    let address = world.node("east", "worker").pod_address;
+    let line = format!("is pod shop/web-worker ({address}:45678), to {to}");
+    assert!(told.contains(&line), "{told}");
+    let told = world.deployment.ask_globalnet("east", "gw", &["--who-called", "242.1.99.99"]).unwrap();
+    assert!(told.starts_with("No flow on this node leaves by 242.1.99.99"), "{told}");
+}
+
 fn assert_all(proxy: Proxy) {
     let world = Overlapping::up(&Topology::overlapping(proxy)).unwrap();
     pods_reach_services_by_global_addresses(&world);
@@ -132,6 +145,7 @@ fn assert_all(proxy: Proxy) {
     headless_pods_are_reached_and_leave_by_their_own_addresses(&world);
     addresses_answer_or_refuse(&world);
     backends_on_node_networks_serve(&world);
+    a_gateway_tells_who_called(&world);
     chosen_pods_leave_by_their_own_addresses(&world);
 }
 

@@ -26,7 +26,7 @@ const BINARIES: [&str; 3] = culvert_image::PROGRAMS;
 enum Chore {
     /// Joins two clusters made of network namespaces, or of Kubernetes, and shows it; needs root.
     Demo {
-        /// What the demo itself takes: --kubernetes, --keep, --json, --remove.
+        /// What the demo itself takes: --kubernetes, --overlap, --keep, --json, --remove.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },

@@ -95,6 +95,31 @@ async fn forget(
     Ok(())
 }
 
+/// A live flow that leaves by another address than its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Caller {
+    /// By IANA's numbers.
+    pub protocol: u8,
+    /// Who sent the first packet; the port is `None` for protocols without.
+    pub source: (IpAddr, Option<u16>),
+    /// Where it was sent.
+    pub destination: (IpAddr, Option<u16>),
+    /// What others see of the source.
+    pub seen: (IpAddr, Option<u16>),
+}
+
+/// Returns the flows that others see coming from `address`, and `port` if one is given, as long as they live.
+///
+/// Works in the network namespace of the calling thread.
+///
+/// # Errors
+///
+/// [`KernelError::ConntrackMissing`] if the program is not there, [`KernelError::Conntrack`] with its own words.
+pub async fn callers(address: IpAddr, port: Option<u16>) -> Result<BTreeSet<Caller>, KernelError> {
+    let family = conntrack_family(IpFamily::of(address));
+    Ok(seen_as(&conntrack(&["--dump", "--src-nat", "--family", family]).await?, address, port))
+}
+
 /// Returns what the program calls a family.
 fn conntrack_family(family: IpFamily) -> &'static str {
     match family {
@@ -163,6 +188,7 @@ struct Listed {
     flow: Flow,
     answers_from: (IpAddr, Option<u16>),
     answers_to: IpAddr,
+    answers_to_port: Option<u16>,
 }
 
 impl Listed {
@@ -185,8 +211,13 @@ impl Listed {
             Upper::Nothing
         };
         let flow = Flow { source: source.parse().ok()?, destination: destination.parse().ok()?, protocol, upper };
-        let port = values("sport=").and_then(|(_, last)| last.parse().ok());
-        Some(Self { flow, answers_from: (answers_from.parse().ok()?, port), answers_to: answers_to.parse().ok()? })
+        let last = |key: &str| values(key).and_then(|(_, last)| last.parse().ok());
+        Some(Self {
+            flow,
+            answers_from: (answers_from.parse().ok()?, last("sport=")),
+            answers_to: answers_to.parse().ok()?,
+            answers_to_port: last("dport="),
+        })
     }
 
     /// Returns the service that the first packet went to.
@@ -219,6 +250,25 @@ fn translated(listing: &str, subnets: &Subnets<'_>, wanted: &[IpNet]) -> BTreeSe
 fn not_from(listing: &str, subnets: &Subnets<'_>, wanted: &[IpNet]) -> BTreeSet<Flow> {
     let is_wanted = |address| wanted.iter().any(|subnet| subnet.contains(&address));
     flows_of(listing, |listed| !is_wanted(listed.answers_to) && subnets.have(listed.flow.destination))
+}
+
+/// Returns the listed flows whose answers go to `address`, and `port` if one is given.
+fn seen_as(listing: &str, address: IpAddr, port: Option<u16>) -> BTreeSet<Caller> {
+    let listed = listing.lines().filter_map(Listed::parse);
+    let is_meant = |listed: &Listed| listed.answers_to == address && (port.is_none() || listed.answers_to_port == port);
+    let caller = |listed: Listed| {
+        let (source, destination) = match listed.flow.upper {
+            Upper::Ports { source, destination } => (Some(source), Some(destination)),
+            Upper::Icmp { .. } | Upper::Nothing => (None, None),
+        };
+        Caller {
+            protocol: listed.flow.protocol,
+            source: (listed.flow.source, source),
+            destination: (listed.flow.destination, destination),
+            seen: (listed.answers_to, listed.answers_to_port),
+        }
+    };
+    listed.filter(is_meant).map(caller).collect()
 }
 
 /// Returns the listed flows to a frontend that the frontend's own address is to answer.
@@ -298,6 +348,13 @@ icmp     1 26 src=10.2.2.6 dst=242.2.0.7 type=8 code=0 id=29 [UNREPLIED] src=242
         let sources = |flows: BTreeSet<Flow>| flows.iter().map(|flow| flow.source.to_string()).collect::<Vec<_>>();
         let frontend = Frontend { address: "10.96.0.7".parse().unwrap(), protocol: Protocol::Udp, port: 53 };
         assert_eq!(sources(past(listing, &BTreeSet::from([frontend]))), ["10.2.2.2"]);
+        let caller = |address: &str, port| {
+            let found = seen_as(listing, address.parse().unwrap(), port);
+            found.iter().map(|caller| (caller.source.0.to_string(), caller.source.1)).collect::<Vec<_>>()
+        };
+        assert_eq!(caller("242.1.0.1", Some(4000)), [("10.2.2.5".to_owned(), Some(4000))]);
+        assert_eq!(caller("242.1.0.1", None).len(), 1);
+        assert_eq!(caller("242.1.0.1", Some(4001)), []);
         let (remote, own) = (BTreeSet::from(["242.2.0.0/16".parse().unwrap()]), ["242.1.0.0/16".parse().unwrap()]);
         assert_eq!(sources(not_from(listing, &Subnets::of(&remote), &own)), ["10.2.2.6"]);
     }
