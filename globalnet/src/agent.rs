@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use culvert_globalnet_core::{Decision, Inputs, Memory, allocate, desired, served};
+use culvert_globalnet_core::{Decision, Inputs, Lingering, Memory, allocate, desired, served};
 use culvert_kernel::{Kernel, KernelError, ServiceTable, forget_flows_not_from, forget_flows_past, forget_flows_to};
 use culvert_model::clipped;
 use culvert_runtime::reconcile::Pass;
@@ -30,6 +30,8 @@ pub(crate) struct Agent {
     services: ServiceTable,
     /// What was given, while this node's gateway is the active one.
     memory: Memory,
+    /// Backends that serve no more, but may finish.
+    lingering: Lingering,
     /// What is not as it should be and was logged.
     told: BTreeSet<String>,
     ready: bool,
@@ -51,6 +53,7 @@ impl Agent {
             kernel,
             services,
             memory: Memory::default(),
+            lingering: Lingering::default(),
             told: BTreeSet::new(),
             ready: false,
             store_away: false,
@@ -115,12 +118,13 @@ impl Agent {
     ) -> Result<BTreeSet<String>, KernelError> {
         let addresses = &decision.addresses;
         let report = self.kernel.converge(&desired(addresses)).await?;
-        let services = self.services.converge(&served(addresses, &inputs.services, &inputs.endpoints)).await?;
+        let served = served(addresses, &inputs.services, &inputs.endpoints);
+        let services = self.services.converge(&served).await?;
         if !self.ready && !addresses.cidrs.is_empty() {
             // What began before there was a translation goes on without one for as long as it lives.
             forget_flows_not_from(remote, &addresses.cidrs).await?;
         }
-        forget_flows_to(&services.gone).await?;
+        forget_flows_to(&self.lingering.forgotten(&services.gone, &served, &inputs.endpoints)).await?;
         forget_flows_past(&services.begun).await?;
         if report.applied > 0 || services.elements > 0 {
             tracing::debug!(steps = report.applied, elements = services.elements, "Kernel state is changed");

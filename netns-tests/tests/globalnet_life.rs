@@ -104,6 +104,28 @@ fn a_flow_to_a_backend_that_is_gone_goes_to_another_at_once() {
     }
 }
 
+#[test]
+fn a_connection_to_a_pod_that_ends_may_come_to_its_end() {
+    let world = Overlapping::up(&topology()).unwrap();
+    let to = SocketAddrV4::new(world.global_address("west", "web").unwrap(), PORT);
+    let from = world.pod("east", "worker");
+    let mut connection = Caller::open(&from, Transport::Tcp, to, 0).unwrap();
+    let before = connection.greet().unwrap();
+    let mut backends = world.web_backends("west");
+    for backend in &mut backends {
+        backend.ready = format!("west-{}", backend.pod.trim_start_matches("web-")) != before.who;
+    }
+
+    write_endpoints(&world.store("west"), &Overlapping::web(), &backends).unwrap();
+
+    // New connections go elsewhere, again and again.
+    let elsewhere = || -> anyhow::Result<bool> {
+        (0..8).try_fold(true, |all, _| Ok(all && world.greet(&from, Transport::Tcp, to)?.who != before.who))
+    };
+    wait_for("the other backend alone", PATIENCE, || Ok(elsewhere()?.then_some(()))).unwrap();
+    assert_eq!(connection.greet().unwrap(), before);
+}
+
 /// Returns the condition `Allocated` of an object, once it has this status.
 fn wait_allocated(world: &Overlapping, place: &str, name: &str, status: &str) -> Value {
     let what = format!("{name} with Allocated={status}");

@@ -10,6 +10,7 @@ mod conditions;
 mod exports;
 mod groups;
 mod ledger;
+mod lingering;
 mod names;
 mod nat;
 mod objects;
@@ -24,6 +25,7 @@ pub use allocation::allocate;
 pub use applicants::{CLUSTER_EGRESS, CLUSTER_EGRESS_NUMBER, MAX_ADDRESSES};
 pub use cluster::{Endpoints, ObjectKey, Pod, Port, Service, ServiceEndpoint};
 pub use conditions::{ALLOCATED, CONFLICTED};
+pub use lingering::Lingering;
 pub use nat::{REFUSED, desired, from_cable};
 pub use objects::{
     Condition, Decision, EgressObject, FoundStatus, Holder, IngressObject, IngressSpec, Inputs, Memory, Status, Target,
