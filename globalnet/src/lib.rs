@@ -12,7 +12,7 @@ pub mod config;
 
 mod agent;
 mod known;
-pub mod snapshot;
+mod snapshot;
 mod write;
 
 use anyhow::{Context, bail};
