@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use culvert_api::{Cluster, ClusterSpec, Record};
-use culvert_setup::manifests::{GATEWAY, GLOBAL_CIDR, ROUTE_AGENT, image_of};
+use culvert_setup::manifests::{GATEWAY, GLOBAL_CIDR, GLOBALNET, ROUTE_AGENT, image_of};
 use culvert_setup::{BrokerSeen, BrokerState, Found, HostedBroker};
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -54,7 +54,7 @@ pub(crate) struct VersionRow {
     repository: String,
     /// Tag or digest of the image.
     configured: String,
-    /// What the processes themselves say, each version once.
+    /// What the processes themselves say, each version once; of Globalnet, which says nothing, its pods' images.
     running: Vec<String>,
     arch: Vec<String>,
 }
@@ -167,6 +167,14 @@ pub(crate) fn versions(snapshot: &Snapshot, now: Timestamp) -> Vec<VersionRow> {
     let gateways = snapshot.gateway_versions(now).collect();
     let agents = snapshot.present_agents().map(|one| one.status.version.as_str()).collect();
     let survey = snapshot.survey.as_ref();
+    let globalnet_pods = survey.iter().flat_map(|survey| &survey.pods).filter(|pod| {
+        let runs = pod["status"]["containerStatuses"][0]["state"]["running"].is_object();
+        runs && pod["metadata"]["labels"]["app"] == GLOBALNET
+    });
+    let globalnet_images: Vec<String> = globalnet_pods
+        .filter_map(|pod| pod["spec"]["containers"][0]["image"].as_str())
+        .map(|image| split_image(image).1)
+        .collect();
     let component = |component, daemon_set: Option<&Value>, running| {
         let (repository, configured) = daemon_set.and_then(image_of).map(split_image).unwrap_or_default();
         let pods = survey.iter().flat_map(|survey| &survey.pods);
@@ -181,10 +189,16 @@ pub(crate) fn versions(snapshot: &Snapshot, now: Timestamp) -> Vec<VersionRow> {
             .collect();
         VersionRow { component, repository, configured, running: set(running), arch: set(arch) }
     };
-    vec![
+    let mut rows = vec![
         component(GATEWAY, survey.and_then(|survey| survey.gateway.as_ref()), gateways),
         component(ROUTE_AGENT, survey.and_then(|survey| survey.route_agent.as_ref()), agents),
-    ]
+    ];
+    // A directory of records tells nothing of it.
+    if let Some(survey) = survey {
+        let running = globalnet_images.iter().map(String::as_str).collect();
+        rows.push(component(GLOBALNET, survey.globalnet.as_ref(), running));
+    }
+    rows
 }
 
 /// Splits an image's name into repository and tag or digest.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use culvert_api::ConnectionStatus;
 use culvert_model::ClusterId;
-use culvert_setup::manifests::{self, GATEWAY, ROUTE_AGENT};
+use culvert_setup::manifests::{self, DAEMONS, GATEWAY, GLOBALNET};
 use culvert_setup::names::{MANAGED_BY, OPERATOR_NAMESPACE, PSK_SECRET};
 use culvert_setup::{
     Asked, BrokerCredentials, BrokerInfo, Facts, GatewayNodes, Installation, JoinRequest, Kind, LocalObstacle, Member,
@@ -111,7 +111,7 @@ pub(crate) async fn run(asked: &Join) -> Result<String> {
         plan.settings.global = broker.allocate(&info.namespace, wanted).await?;
     }
     install(&plan, &info, &credentials, &local).await?;
-    wait_for_pods(&local, &[GATEWAY, ROUTE_AGENT]).await?;
+    wait_for_pods(&local, &DAEMONS).await?;
     if wanted.is_none() {
         let given_back = globalnet::give_back(&broker, &info.namespace, &cluster).await?;
         if !given_back.is_empty() {
@@ -190,7 +190,9 @@ async fn install(plan: &Plan, info: &BrokerInfo, credentials: &BrokerCredentials
     let psk = local.find(&ObjectRef::new(Kind::SECRET, OPERATOR_NAMESPACE, PSK_SECRET)).await?.unwrap_or_default();
     let version = psk["metadata"]["resourceVersion"].as_str().unwrap_or_default();
     let objects = manifests::objects(&plan.image, &plan.settings.variables(), version);
-    wait_settled(local, GATEWAY).await?;
+    for daemon_set in [GATEWAY, GLOBALNET] {
+        wait_settled(local, daemon_set).await?;
+    }
     for object in objects.iter().filter(|object| object["kind"] != Kind::NAMESPACE.kind) {
         local.apply(object).await?;
     }

@@ -10,7 +10,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 use culvert_model::ClusterId;
-use culvert_setup::manifests::GLOBAL_CIDR;
+use culvert_setup::manifests::{DAEMONS, GATEWAY, GLOBAL_CIDR, GLOBALNET, ROUTE_AGENT};
 use culvert_setup::{Asked, JoinRequest, Member, Networks, Server, Settings, Site, SiteError, Wish, prepare_member};
 use serde::Serialize;
 use tokio::process::Command;
@@ -22,8 +22,8 @@ use crate::join::{ask, confirm};
 use crate::join_args::Join;
 use crate::progress::tell;
 
-/// The daemons of a site, in the order in which they are taken off it: the gateway takes the records back at the broker.
-const DAEMONS: [&str; 2] = ["culvert-gateway", "culvert-route-agent"];
+/// The daemons of a site without global addresses.
+const WITHOUT_GLOBALNET: [&str; 2] = [GATEWAY, ROUTE_AGENT];
 const CLUSTER: &str = "SUBMARINER_CLUSTERID";
 
 /// What a run did, for people or as data.
@@ -37,6 +37,8 @@ struct Report {
     service_cidr: Vec<String>,
     /// None without Globalnet.
     global_cidr: Vec<String>,
+    /// Whether it had a global CIDR before and has none now.
+    globalnet_ends: bool,
     records: PathBuf,
     /// The file with the daemons' variables.
     variables: PathBuf,
@@ -108,6 +110,7 @@ pub(crate) async fn join(asked: &Join) -> Result<String> {
         repaired: joined.is_some(),
         cluster_cidr: texts(&settings.networks.pods),
         service_cidr: texts(&settings.networks.services),
+        globalnet_ends: had_global && settings.global.is_empty(),
         global_cidr: texts(&settings.global),
         records: site.records().to_owned(),
         variables: site.variables_file(),
@@ -148,7 +151,10 @@ pub(crate) async fn uninstall(records: &Path, broker_info: Option<&Path>, yes: b
     };
     confirm(yes, &format!("Take site {cluster} out of its clusterset?"))?;
     let mut left = Vec::new();
-    for daemon in DAEMONS {
+    // The gateway first: it takes the records back at the broker.
+    let has_global = variables.get(GLOBAL_CIDR).is_some_and(|cidrs| !cidrs.is_empty());
+    let daemons = if has_global || beside(GLOBALNET).is_some() { &DAEMONS[..] } else { &WITHOUT_GLOBALNET };
+    for daemon in daemons {
         tell(&format!("Taking {daemon} off this machine"));
         left.extend(clean(daemon, &variables).await.err().map(|error| format!("{error:#}")));
     }
@@ -168,10 +174,15 @@ pub(crate) async fn uninstall(records: &Path, broker_info: Option<&Path>, yes: b
     ))
 }
 
+/// Returns the program of a daemon if it is where this one is.
+fn beside(daemon: &str) -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?.parent()?.join(daemon);
+    program.is_file().then_some(program)
+}
+
 /// Runs a daemon's own uninstallation.
 async fn clean(daemon: &str, variables: &BTreeMap<String, String>) -> Result<()> {
-    let beside = std::env::current_exe().ok().and_then(|tool| Some(tool.parent()?.join(daemon)));
-    let program = beside.filter(|program| program.is_file()).unwrap_or_else(|| daemon.into());
+    let program = beside(daemon).unwrap_or_else(|| daemon.into());
     let mut command = Command::new(&program);
     let output = command.arg("--uninstall").envs(variables).stdin(Stdio::null()).output().await;
     let output = output.with_context(|| format!("cannot run {}: is it installed?", program.display()))?;
@@ -202,7 +213,14 @@ fn render(report: &Report, output: Output) -> Result<String> {
                 report.variables.display()
             );
             let _ = writeln!(text, "    set -a; . {}; set +a", report.variables.display());
-            let _ = writeln!(text, "    {} & {} &", DAEMONS[0], DAEMONS[1]);
+            let daemons = if report.global_cidr.is_empty() { &WITHOUT_GLOBALNET[..] } else { &DAEMONS };
+            let _ = writeln!(text, "    {} &", daemons.join(" & "));
+            if report.globalnet_ends {
+                let _ = writeln!(
+                    text,
+                    "End {GLOBALNET}, and take off this machine what it left:\n    {GLOBALNET} --uninstall"
+                );
+            }
             Ok(text)
         }
     }
@@ -214,12 +232,13 @@ mod tests {
 
     #[test]
     fn a_site_is_told_how_its_daemons_start() {
-        let report = Report {
+        let mut report = Report {
             cluster: "edge".to_owned(),
             repaired: false,
             cluster_cidr: vec!["10.9.0.0/16".to_owned()],
             service_cidr: vec![],
             global_cidr: vec![],
+            globalnet_ends: false,
             records: "/r/records".into(),
             variables: "/r/site/site.env".into(),
             token_expires: Some("2030-01-01T00:00:00Z".to_owned()),
@@ -231,5 +250,13 @@ mod tests {
         );
         let json: serde_json::Value = serde_json::from_str(&render(&report, Output::Json).unwrap()).unwrap();
         assert_eq!((&json["variables"], &json["repaired"]), (&"/r/site/site.env".into(), &false.into()));
+
+        report.globalnet_ends = true;
+        let text = render(&report, Output::Table).unwrap();
+        let end = "End culvert-globalnet, and take off this machine what it left:\n    culvert-globalnet --uninstall\n";
+        assert!(text.ends_with(&format!("culvert-route-agent &\n{end}")), "{text}");
+        (report.globalnet_ends, report.global_cidr) = (false, vec!["242.9.0.0/16".to_owned()]);
+        let text = render(&report, Output::Table).unwrap();
+        assert!(text.ends_with("    culvert-gateway & culvert-route-agent & culvert-globalnet &\n"), "{text}");
     }
 }

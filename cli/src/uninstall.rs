@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use culvert_model::ClusterId;
-use culvert_setup::manifests::{GATEWAY, ROUTE_AGENT, parked, uninstaller, uninstaller_name, unparked};
+use culvert_setup::manifests::{DAEMONS, parked, uninstaller, uninstaller_name, unparked};
 use culvert_setup::names::OPERATOR_NAMESPACE;
 use culvert_setup::{Kind, ObjectRef, Server};
 use tokio::time::{Instant, sleep};
@@ -87,7 +87,7 @@ pub(crate) async fn run(asked: &Uninstall) -> Result<String> {
 /// Ends the daemons and lets each node be cleaned; returns what could not be.
 async fn clean_nodes(server: &Server) -> Result<Vec<String>> {
     let mut cleaners = Vec::new();
-    for name in [GATEWAY, ROUTE_AGENT] {
+    for name in DAEMONS {
         let cleaner = match server.find(&daemon_set(name)).await? {
             Some(daemon) => {
                 let cleaner = uninstaller(&daemon);

@@ -13,7 +13,7 @@ pub mod config;
 mod agent;
 mod callers;
 mod known;
-pub mod snapshot;
+mod snapshot;
 mod write;
 
 use anyhow::{Context, bail};

@@ -17,26 +17,26 @@ use ipnet::IpNet;
 mod global;
 mod writing;
 
-pub use writing::{cluster_egress_object, egress_status, ingress_object, ingress_status};
+pub(crate) use writing::{cluster_egress_object, egress_status, ingress_object, ingress_status};
 
 /// How long a client stays with its backend where a Service does not say, in seconds (Kubernetes API).
 const DEFAULT_AFFINITY: i32 = 10_800;
 
 /// What is known of all objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
-    pub inputs: Inputs,
+pub(crate) struct Snapshot {
+    pub(crate) inputs: Inputs,
     /// What of which object cannot be understood, in words.
-    pub problems: BTreeSet<String>,
+    pub(crate) problems: BTreeSet<String>,
 }
 
 impl Snapshot {
     /// Starts with the cluster's global CIDRs and no object.
-    pub fn new(cidrs: Vec<IpNet>) -> Self {
+    pub(crate) fn new(cidrs: Vec<IpNet>) -> Self {
         Self { inputs: Inputs { cidrs, ..Inputs::default() }, ..Self::default() }
     }
 
-    pub fn add_service(&mut self, record: &Service) {
+    pub(crate) fn add_service(&mut self, record: &Service) {
         let mut texts = Texts::of(record);
         let Some(spec) = &record.spec else { return };
         let mut cluster_ips = spec.cluster_ips.clone().unwrap_or_default();
@@ -65,7 +65,7 @@ impl Snapshot {
     }
 
     /// Adds a slice to its Service's; those of no Service and of DNS names are none of ours.
-    pub fn add_slice(&mut self, record: &EndpointSlice) {
+    pub(crate) fn add_slice(&mut self, record: &EndpointSlice) {
         let mut texts = Texts::of(record);
         let name = record.metadata.labels.as_ref().and_then(|all| all.get(labels::SERVICE_NAME));
         let Some(name) = name.filter(|name| !name.is_empty()) else { return };
@@ -83,7 +83,7 @@ impl Snapshot {
         self.problems.extend(texts.problems);
     }
 
-    pub fn add_pod(&mut self, record: &Pod) {
+    pub(crate) fn add_pod(&mut self, record: &Pod) {
         let mut texts = Texts::of(record);
         let mut addresses: Vec<String> = record.status.pod_ips.iter().map(|one| one.ip.clone()).collect();
         addresses.push(record.status.pod_ip.clone());
@@ -101,13 +101,13 @@ impl Snapshot {
     }
 
     /// Adds an export, unless it is being deleted.
-    pub fn add_export(&mut self, record: &ServiceExport) {
+    pub(crate) fn add_export(&mut self, record: &ServiceExport) {
         if record.metadata.deletion_timestamp.is_none() {
             self.inputs.exports.insert(key(&record.metadata));
         }
     }
 
-    pub fn add_egress(&mut self, record: &GlobalEgressIP) {
+    pub(crate) fn add_egress(&mut self, record: &GlobalEgressIP) {
         let object = EgressObject {
             selector: record.spec.pod_selector.as_ref().map(global::selector),
             ..egress_object(&record.metadata, record.spec.number_of_ips, &record.status)
@@ -115,24 +115,24 @@ impl Snapshot {
         self.inputs.egress.insert(key(&record.metadata), object);
     }
 
-    pub fn add_cluster_egress(&mut self, record: &ClusterGlobalEgressIP) {
+    pub(crate) fn add_cluster_egress(&mut self, record: &ClusterGlobalEgressIP) {
         let object = egress_object(&record.metadata, record.spec.number_of_ips, &record.status);
         self.inputs.cluster_egress.insert(record.name().to_owned(), object);
     }
 
-    pub fn add_ingress(&mut self, record: &GlobalIngressIP) {
+    pub(crate) fn add_ingress(&mut self, record: &GlobalIngressIP) {
         self.inputs.ingress.insert(key(&record.metadata), global::ingress_object(record));
     }
 
     /// Adds a gateway of this cluster.
-    pub fn add_gateway(&mut self, record: &Gateway) {
+    pub(crate) fn add_gateway(&mut self, record: &Gateway) {
         let annotation = record.metadata.annotations.as_ref().and_then(|all| all.get(globalnet::GATEWAY_ADDRESS));
         let address = annotation.filter(|address| !address.is_empty()).cloned();
         self.inputs.gateways.insert(record.name().to_owned(), address);
     }
 
     /// Adds an object that is there but cannot be read at all, by its kind; `problem` says why.
-    pub fn add_unclear(&mut self, kind: &str, key: ObjectKey, problem: String) {
+    pub(crate) fn add_unclear(&mut self, kind: &str, key: ObjectKey, problem: String) {
         self.problems.insert(problem);
         let holder = match kind {
             GlobalEgressIP::KIND => Holder::Egress(key),
@@ -146,7 +146,7 @@ impl Snapshot {
 }
 
 /// Namespace and name of an object.
-pub fn key(metadata: &ObjectMeta) -> ObjectKey {
+pub(crate) fn key(metadata: &ObjectMeta) -> ObjectKey {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     ObjectKey { namespace: text(&metadata.namespace), name: text(&metadata.name) }
 }

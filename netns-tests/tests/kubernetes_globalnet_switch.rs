@@ -52,8 +52,8 @@ fn joined_clusters_get_global_cidrs_and_give_them_back() {
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     let join = |cluster: &Cluster, flags: &str| -> Value {
-        // Nothing translates addresses here, so a probe would not be answered.
-        let line = format!("{} --health-check=false {flags} --output json", join_line(cluster));
+        // Connected is who answers probes of its global address, so that it is translated too.
+        let line = format!("{} {flags} --output json", join_line(cluster));
         serde_json::from_str(&run(cluster, &line)).unwrap()
     };
     let cidrs = |cluster: &Cluster| {

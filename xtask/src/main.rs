@@ -19,7 +19,7 @@ use clap::Parser;
 use crate::packages::Purpose;
 
 /// The packages whose binaries run on nodes.
-const BINARIES: [&str; 3] = culvert_image::PROGRAMS;
+const BINARIES: [&str; 4] = culvert_image::PROGRAMS;
 
 /// Chores of the project.
 #[derive(Parser)]

@@ -35,8 +35,16 @@ fn snapshot() -> Snapshot {
             installation: Installation { cluster: Some("east".to_owned()), ..Installation::default() },
             nodes: vec![json!({"metadata": {"name": "n"}, "status": {"nodeInfo": {"architecture": "arm64"}}})],
             gateway: Some(image.clone()),
-            route_agent: Some(image),
-            pods: vec![json!({"metadata": {"labels": {"app": "culvert-gateway"}}, "spec": {"nodeName": "n"}})],
+            route_agent: Some(image.clone()),
+            globalnet: Some(image),
+            pods: vec![
+                json!({"metadata": {"labels": {"app": "culvert-gateway"}}, "spec": {"nodeName": "n"}}),
+                json!({
+                    "metadata": {"labels": {"app": "culvert-globalnet"}},
+                    "spec": {"nodeName": "n", "containers": [{"image": "r.example:5000/culvert:0.0.9"}]},
+                    "status": {"containerStatuses": [{"state": {"running": {}}}]},
+                }),
+            ],
             networks: Discovered {
                 plugin: "kindnet".to_owned(),
                 pods: found("kindnet's pod", "10.9.0.0/16"),

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use culvert_api::{Record, object_name};
-use culvert_setup::manifests::{GATEWAY, GATEWAY_LABEL, ROUTE_AGENT, image_of};
+use culvert_setup::manifests::{GATEWAY, GATEWAY_LABEL, GLOBALNET, ROUTE_AGENT, image_of};
 use culvert_setup::{GatewayNodes, Rollout, Survey};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -23,7 +23,8 @@ pub(super) fn checks(snapshot: &Snapshot, survey: &Survey, now: Timestamp) -> Ve
         return vec![Check::failed("Membership", cause)];
     }
     let mut checks = vec![objects(survey), gateway_nodes(survey)];
-    for (name, daemon_set) in [(GATEWAY, &survey.gateway), (ROUTE_AGENT, &survey.route_agent)] {
+    let daemon_sets = [(GATEWAY, &survey.gateway), (ROUTE_AGENT, &survey.route_agent), (GLOBALNET, &survey.globalnet)];
+    for (name, daemon_set) in daemon_sets {
         // That it is not there is said of the objects.
         checks.extend(daemon_set.as_ref().map(|daemon_set| rollout(survey, name, daemon_set)));
     }
@@ -212,8 +213,8 @@ fn route_agents(snapshot: &Snapshot, survey: &Survey) -> Check {
 }
 
 fn versions(snapshot: &Snapshot, survey: &Survey, now: Timestamp) -> Check {
-    let images: BTreeSet<&str> =
-        [&survey.gateway, &survey.route_agent].into_iter().flatten().filter_map(image_of).collect();
+    let daemon_sets = [&survey.gateway, &survey.route_agent, &survey.globalnet];
+    let images: BTreeSet<&str> = daemon_sets.into_iter().flatten().filter_map(image_of).collect();
     let agents = snapshot.present_agents().map(|one| one.status.version.as_str());
     let running: BTreeSet<&str> =
         snapshot.gateway_versions(now).chain(agents).filter(|version| !version.is_empty()).collect();

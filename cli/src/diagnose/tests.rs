@@ -88,10 +88,12 @@ fn survey() -> Survey {
         nodes: vec![node("east-gw", json!({"submariner.io/gateway": "true"})), node("worker", json!({}))],
         gateway: Some(daemon_set(1)),
         route_agent: Some(daemon_set(2)),
+        globalnet: Some(daemon_set(1)),
         pods: vec![
             pod("culvert-gateway", "east-gw"),
             pod("culvert-route-agent", "east-gw"),
             pod("culvert-route-agent", "worker"),
+            pod("culvert-globalnet", "east-gw"),
         ],
         networks: Discovered {
             plugin: "kindnet".to_owned(),
@@ -389,6 +391,11 @@ fn every_cause_of_a_broken_deployment_is_named_with_the_way_out() {
                 survey_of(s).pods[2]["status"]["containerStatuses"] = waiting("ImagePullBackOff", "gone");
             },
             &["DaemonSet culvert-route-agent: 1 of 2 pods are ready; pod culvert-route-agent-worker", "join --image"],
+        ),
+        (
+            "no globalnet",
+            |s| survey_of(s).globalnet.as_mut().unwrap()["status"]["numberReady"] = json!(0),
+            &["DaemonSet culvert-globalnet: 0 of 1 pods are ready, and no pod says why"],
         ),
         (
             "taint",

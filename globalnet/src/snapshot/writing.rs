@@ -11,7 +11,7 @@ use culvert_globalnet_core::{CLUSTER_EGRESS, CLUSTER_EGRESS_NUMBER, IngressSpec,
 use super::global::condition;
 
 /// Returns a GlobalIngressIP without a status.
-pub fn ingress_object(key: &ObjectKey, spec: &IngressSpec) -> GlobalIngressIP {
+pub(crate) fn ingress_object(key: &ObjectKey, spec: &IngressSpec) -> GlobalIngressIP {
     let (target, annotation) = match spec.target {
         Target::Service => ("ClusterIPService", None),
         Target::Pod => ("HeadlessServicePod", Some(globalnet::POD_ADDRESS)),
@@ -34,13 +34,13 @@ pub fn ingress_object(key: &ObjectKey, spec: &IngressSpec) -> GlobalIngressIP {
 }
 
 /// Returns the ClusterGlobalEgressIP that every cluster has, without a status.
-pub fn cluster_egress_object() -> ClusterGlobalEgressIP {
+pub(crate) fn cluster_egress_object() -> ClusterGlobalEgressIP {
     let spec = ClusterGlobalEgressIPSpec { number_of_ips: Some(CLUSTER_EGRESS_NUMBER) };
     ClusterGlobalEgressIP::new(CLUSTER_EGRESS, spec)
 }
 
 /// Returns the status of a GlobalEgressIP or ClusterGlobalEgressIP, to be written at `now` in place of `found`.
-pub fn egress_status(status: &Status, found: &GlobalEgressIPStatus, now: &Time) -> GlobalEgressIPStatus {
+pub(crate) fn egress_status(status: &Status, found: &GlobalEgressIPStatus, now: &Time) -> GlobalEgressIPStatus {
     GlobalEgressIPStatus {
         conditions: conditions(status, &found.conditions, now),
         allocated_ips: status.addresses.iter().map(ToString::to_string).collect(),
@@ -48,7 +48,7 @@ pub fn egress_status(status: &Status, found: &GlobalEgressIPStatus, now: &Time) 
 }
 
 /// Returns the status of a GlobalIngressIP, to be written at `now` in place of `found`.
-pub fn ingress_status(status: &Status, found: &GlobalIngressIPStatus, now: &Time) -> GlobalIngressIPStatus {
+pub(crate) fn ingress_status(status: &Status, found: &GlobalIngressIPStatus, now: &Time) -> GlobalIngressIPStatus {
     GlobalIngressIPStatus {
         conditions: conditions(status, &found.conditions, now),
         allocated_ip: status.addresses.first().map(ToString::to_string).unwrap_or_default(),

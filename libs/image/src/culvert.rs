@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::{Image, program, run};
 
 /// Culvert's own programs, by their names in the image's `/bin`.
-pub const PROGRAMS: [&str; 3] = ["culvert-gateway", "culvert-route-agent", "culvert"];
+pub const PROGRAMS: [&str; 4] = ["culvert-gateway", "culvert-route-agent", "culvert-globalnet", "culvert"];
 
 /// The image that `deploy/kubernetes` names.
 pub const REFERENCE: &str = concat!("culvert.io/culvert:", env!("CARGO_PKG_VERSION"));

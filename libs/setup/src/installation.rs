@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::definitions::{Definitions, UnusableDefinition, definitions};
 use crate::error::ServerError;
 use crate::local::daemon_set;
-use crate::manifests::{self, GATEWAY, GATEWAY_LABEL, GLOBAL_CIDR, NETWORK_PLUGIN, ROUTE_AGENT, uninstaller_name};
+use crate::manifests::{self, DAEMONS, GATEWAY_LABEL, GLOBAL_CIDR, NETWORK_PLUGIN, uninstaller_name};
 use crate::names::{BROKER_SECRET, OPERATOR_NAMESPACE};
 use crate::networks::Networks;
 use crate::object::{Kind, ObjectRef};
@@ -80,7 +80,7 @@ pub enum GatewayNodes {
 }
 
 impl Settings {
-    /// Returns the variables of both daemons.
+    /// Returns the variables of the daemons.
     pub fn variables(&self) -> BTreeMap<&'static str, String> {
         let cidrs = |cidrs: &[IpNet]| cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let mut variables = BTreeMap::from([
@@ -155,7 +155,7 @@ impl Server {
         let clusters = self.list(Kind::CLUSTER, OPERATOR_NAMESPACE).await?;
         let recorded = clusters.iter().filter(own).filter_map(|cluster| cluster["metadata"]["name"].as_str());
         let mut half_uninstalled = false;
-        for name in [GATEWAY, ROUTE_AGENT].map(uninstaller_name) {
+        for name in DAEMONS.map(uninstaller_name) {
             half_uninstalled |= self.find(&daemon_set(&name)).await?.is_some();
         }
         Ok(Installation {
@@ -293,14 +293,15 @@ mod tests {
             "patch secrets in namespace submariner-operator,",
             "create/get/patch roles.rbac.authorization.k8s.io in namespace submariner-operator,",
             "patch nodes,",
+            "create/get/patch clusterroles.rbac.authorization.k8s.io,",
+            "create/get/patch clusterrolebindings.rbac.authorization.k8s.io,",
         ] {
             assert!(rights.contains(right), "{right} is not in {rights}");
         }
-        assert!(!rights.contains("clusterroles"), "{rights}");
     }
 
     #[test]
-    fn rights_in_the_whole_cluster_are_asked_for_with_calico_only() {
+    fn rights_for_a_network_plugin_are_asked_for_with_calico_only() {
         assert_eq!(plugin_rights("flannel"), []);
         let of_roles = "create/get/patch clusterroles.rbac.authorization.k8s.io";
         let rights = list(&plugin_rights("calico"));

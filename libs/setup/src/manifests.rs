@@ -16,17 +16,21 @@ use crate::secret::SecretBytes;
 /// The DaemonSets.
 pub const GATEWAY: &str = "culvert-gateway";
 pub const ROUTE_AGENT: &str = "culvert-route-agent";
-/// The ConfigMap with the variables of both, as a join has set them.
+pub const GLOBALNET: &str = "culvert-globalnet";
+/// All of them, in the order in which an uninstallation ends them.
+pub const DAEMONS: [&str; 3] = [GATEWAY, ROUTE_AGENT, GLOBALNET];
+/// The ConfigMap with their variables, as a join has set them.
 pub const SETTINGS: &str = "culvert";
 
 /// The label of nodes that may be gateways.
 pub const GATEWAY_LABEL: &str = "submariner.io/gateway";
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     include_str!("../../../deploy/kubernetes/namespace.yaml"),
     include_str!("../../../deploy/kubernetes/config.yaml"),
     include_str!("../../../deploy/kubernetes/gateway.yaml"),
     include_str!("../../../deploy/kubernetes/route-agent.yaml"),
+    include_str!("../../../deploy/kubernetes/globalnet.yaml"),
 ];
 
 /// What clusters with Calico have beside these.
@@ -75,7 +79,7 @@ pub fn image_of(daemon_set: &Value) -> Option<&str> {
     daemon_set["spec"]["template"]["spec"]["containers"][0]["image"].as_str()
 }
 
-/// Returns the objects with an image and with these variables for both daemons, those of their network plugin too.
+/// Returns the objects with an image and with these variables for all daemons, those of their network plugin too.
 ///
 /// Pods are replaced if the variables change; the gateway's also if `psk_version` does. The variables stand in the pods
 /// themselves: a kubelet whose view of ConfigMaps is behind, as after an outage of the API server, would start a new pod
@@ -209,19 +213,43 @@ mod tests {
     #[test]
     fn all_objects_are_ours_and_in_one_namespace() {
         let objects = base();
-        assert_eq!(objects.len(), 10);
+        assert_eq!(objects.len(), 16);
         for object in &objects {
             let reference = ObjectRef::of(object);
             assert_eq!(object["metadata"]["labels"][MANAGED_BY.0], MANAGED_BY.1, "{reference}");
-            let namespace = reference.namespace.as_deref().unwrap_or(&reference.name);
-            assert_eq!(namespace, OPERATOR_NAMESPACE, "{reference}");
+            // Nothing of others' has its name where names are the whole cluster's.
+            let is_ours = match &reference.namespace {
+                Some(namespace) => namespace == OPERATOR_NAMESPACE,
+                None => [OPERATOR_NAMESPACE, GLOBALNET].contains(&reference.name.as_str()),
+            };
+            assert!(is_ours, "{reference}");
         }
+        let deployed = objects.iter().filter(|object| object["kind"] == "DaemonSet");
+        let deployed: Vec<&str> = deployed.filter_map(|object| object["metadata"]["name"].as_str()).collect();
+        assert_eq!(deployed, DAEMONS);
         assert_eq!(default_image(), concat!("culvert.io/culvert:", env!("CARGO_PKG_VERSION")));
     }
 
     #[test]
-    fn rights_in_the_whole_cluster_are_for_the_route_agent_and_calico_alone() {
-        assert!(base().iter().all(|object| !object["kind"].as_str().unwrap().starts_with("ClusterRole")));
+    fn rights_in_the_whole_cluster_are_for_globalnet_and_with_calico_for_the_route_agent() {
+        let base = base();
+        let whole = base.iter().filter(|object| object["kind"].as_str().unwrap().starts_with("ClusterRole"));
+        let whole: Vec<&Value> = whole.collect();
+        let [role, binding] = whole[..] else { panic!("a role and its binding: {whole:?}") };
+        assert_eq!((&role["kind"], &role["metadata"]["name"]), (&json!("ClusterRole"), &json!(GLOBALNET)));
+        assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
+        let account = json!({"kind": "ServiceAccount", "name": GLOBALNET, "namespace": OPERATOR_NAMESPACE});
+        assert_eq!(binding["subjects"], json!([account]));
+        for rule in role["rules"].as_array().unwrap() {
+            let groups = rule["apiGroups"].as_array().unwrap();
+            let only_read = rule["verbs"].as_array().unwrap().iter().all(|verb| *verb == "list" || *verb == "watch");
+            assert!(only_read || *groups == [json!("submariner.io")], "what is others' is read: {rule}");
+            assert!(!rule["resources"].to_string().contains("secrets"), "{rule}");
+        }
+    }
+
+    #[test]
+    fn objects_for_a_network_plugin_are_for_the_route_agent_and_calico_alone() {
         let names = |plugin: &str| -> Vec<String> {
             let variables = BTreeMap::from([(NETWORK_PLUGIN, plugin.to_owned())]);
             let made = objects("i:1", &variables, "7");
@@ -250,7 +278,7 @@ mod tests {
 
     #[test]
     fn no_container_is_privileged_or_writes_to_its_root() {
-        for name in [GATEWAY, ROUTE_AGENT] {
+        for name in DAEMONS {
             let set = daemon_set(&base(), name);
             for set in [&set, &uninstaller(&set)] {
                 let pod = &set["spec"]["template"]["spec"];
@@ -285,9 +313,9 @@ mod tests {
         let made = objects("i:1", &variables, "7");
         let settings = made.iter().find(|object| object["kind"] == "ConfigMap").unwrap();
         assert_eq!(settings["data"], json!({"SUBMARINER_CLUSTERID": "east"}));
-        assert_eq!(image_of(&daemon_set(&made, ROUTE_AGENT)), Some("i:1"));
         let other = BTreeMap::from([("SUBMARINER_CLUSTERID", "west".to_owned())]);
-        for name in [GATEWAY, ROUTE_AGENT] {
+        for name in DAEMONS {
+            assert_eq!(image_of(&daemon_set(&made, name)), Some("i:1"));
             let container = pods(&variables, "7", name)["spec"]["containers"][0].clone();
             let own = json!({"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}});
             for expected in [own, json!({"name": "SUBMARINER_CLUSTERID", "value": "east"})] {
@@ -297,11 +325,21 @@ mod tests {
             assert_ne!(pods(&variables, "7", name), pods(&other, "7", name));
         }
         assert_ne!(pods(&variables, "7", GATEWAY), pods(&variables, "8", GATEWAY));
-        assert_eq!(pods(&variables, "7", ROUTE_AGENT), pods(&variables, "8", ROUTE_AGENT));
+        for name in [ROUTE_AGENT, GLOBALNET] {
+            assert_eq!(pods(&variables, "7", name), pods(&variables, "8", name));
+        }
     }
 
     #[test]
     fn an_uninstaller_works_first_on_every_node_and_then_waits() {
+        for name in DAEMONS {
+            let made = uninstaller(&daemon_set(&base(), name));
+            assert_eq!(
+                made["spec"]["template"]["spec"]["nodeSelector"],
+                Value::Null,
+                "it may have been a gateway once"
+            );
+        }
         let made = uninstaller(&daemon_set(&base(), GATEWAY));
         let pod = &made["spec"]["template"]["spec"];
         assert_eq!(made["metadata"]["name"], "culvert-gateway-uninstall");

@@ -30,8 +30,23 @@ const BROKER_RECORDS: [Kind; 5] = [
 ];
 
 /// Kinds of records in a joined cluster's namespace: copies of other clusters' ones among them.
-const RECORDS: [(&str, &str); 4] =
-    [("Endpoint", "endpoints"), ("Cluster", "clusters"), ("Gateway", "gateways"), ("RouteAgent", "routeagents")];
+const RECORDS: [Kind; 4] =
+    [Kind::ENDPOINT, Kind::CLUSTER, submariner("Gateway", "gateways"), submariner("RouteAgent", "routeagents")];
+
+/// Objects by which this cluster's pods and services have global addresses, those that users made too: without Globalnet
+/// they mean nothing. As `subctl uninstall` does.
+const GLOBAL_OBJECTS: [Kind; 3] = [
+    submariner("GlobalIngressIP", "globalingressips"),
+    submariner("GlobalEgressIP", "globalegressips"),
+    submariner("ClusterGlobalEgressIP", "clusterglobalegressips"),
+];
+
+const SERVICE_EXPORT: Kind =
+    Kind { group: "multicluster.x-k8s.io", version: "v1alpha1", kind: "ServiceExport", plural: "serviceexports" };
+
+const fn submariner(kind: &'static str, plural: &'static str) -> Kind {
+    Kind { group: "submariner.io", version: "v1", kind, plural }
+}
 
 /// What an uninstall did beside the join itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,8 +66,9 @@ fn objects() -> Vec<ObjectRef> {
     base.map(ObjectRef::of).chain(secrets).collect()
 }
 
-fn record_kinds() -> impl Iterator<Item = Kind> {
-    RECORDS.iter().map(|(kind, plural)| Kind { group: "submariner.io", version: "v1", kind, plural })
+/// Returns the kinds whose definitions a join brings.
+fn defined_kinds() -> impl Iterator<Item = Kind> {
+    RECORDS.into_iter().chain(GLOBAL_OBJECTS).chain([SERVICE_EXPORT])
 }
 
 fn is_ours(object: &Value) -> bool {
@@ -67,9 +83,14 @@ impl Server {
     /// [`ServerError`]; what could be deleted is, and a second run deletes the rest.
     pub async fn remove_join(&self) -> Result<Removal, ServerError> {
         let mut removal = Removal::default();
-        for kind in record_kinds() {
+        for kind in RECORDS {
             for record in self.list(kind, OPERATOR_NAMESPACE).await? {
-                self.delete(&named(kind, &record)).await?;
+                self.delete(&reference(kind, &record)).await?;
+            }
+        }
+        for kind in GLOBAL_OBJECTS {
+            for object in self.list_where(kind, None, "", "").await? {
+                self.delete(&reference(kind, &object)).await?;
             }
         }
         self.delete(&ObjectRef::new(LEASE, OPERATOR_NAMESPACE, GATEWAY_LEASE)).await?;
@@ -85,7 +106,7 @@ impl Server {
     }
 
     /// Deletes what is there for other network plugins than this one; it may have been another one at the join. Returns why
-    /// some stay: rights on these objects are asked for where there is such a plugin only.
+    /// some stay: whether they may be deleted is asked of nobody before.
     ///
     /// # Errors
     ///
@@ -180,7 +201,7 @@ impl Server {
         for definition in definitions() {
             let reference = ObjectRef::of(&definition);
             let Some(found) = self.find(&reference).await? else { continue };
-            let Some(kind) = record_kinds().find(|kind| found["spec"]["names"]["kind"] == kind.kind) else { continue };
+            let Some(kind) = defined_kinds().find(|kind| found["spec"]["names"]["kind"] == kind.kind) else { continue };
             if !is_ours(&found) {
                 kept.push(format!("{reference} was there before"));
             } else if !self.list_where(kind, None, "", "").await?.is_empty() {
@@ -211,8 +232,9 @@ fn broker_stays(role: &Value, records: &[Value]) -> Option<String> {
     (!users.is_empty()).then(|| format!("is in use: {}", users.join(", ")))
 }
 
-fn named(kind: Kind, object: &Value) -> ObjectRef {
-    ObjectRef::new(kind, OPERATOR_NAMESPACE, object["metadata"]["name"].as_str().unwrap_or_default())
+fn reference(kind: Kind, object: &Value) -> ObjectRef {
+    let text = |key: &str| object["metadata"][key].as_str().map(str::to_owned);
+    ObjectRef { kind, namespace: text("namespace"), name: text("name").unwrap_or_default() }
 }
 
 #[cfg(test)]
@@ -231,12 +253,26 @@ mod tests {
     }
 
     #[test]
+    fn every_definition_that_a_join_brings_can_be_taken_back() {
+        let known: BTreeSet<String> = defined_kinds().map(|kind| format!("{}.{}", kind.plural, kind.group)).collect();
+        let brought = definitions().into_iter().map(|one| one["metadata"]["name"].as_str().unwrap().to_owned());
+        assert_eq!(known, brought.collect());
+        let object = |metadata: Value| json!({"metadata": metadata});
+        let [ingress, _, cluster_egress] = GLOBAL_OBJECTS;
+        let exported = reference(ingress, &object(json!({"name": "web", "namespace": "shop"})));
+        assert_eq!(exported.to_string(), "GlobalIngressIP shop/web");
+        assert_eq!(reference(cluster_egress, &object(json!({"name": "all"}))).namespace, None);
+    }
+
+    #[test]
     fn everything_that_a_join_makes_is_deleted_but_daemons_and_namespace_which_have_their_own_turn() {
         let objects: Vec<String> = objects().iter().map(ToString::to_string).collect();
-        assert_eq!(objects.len(), manifests::base().len() - 3 + 2);
+        assert_eq!(objects.len(), manifests::base().len() - 4 + 2);
         assert!(objects.contains(&"Secret submariner-operator/submariner-broker-secret".to_owned()), "{objects:?}");
         assert!(objects.contains(&"Role submariner-operator/culvert-gateway".to_owned()), "{objects:?}");
-        assert!(!objects.iter().any(|object| object.starts_with("ClusterRole")), "{objects:?}");
+        for whole in ["ClusterRole culvert-globalnet", "ClusterRoleBinding culvert-globalnet"] {
+            assert!(objects.contains(&whole.to_owned()), "{objects:?}");
+        }
         assert!(!objects.iter().any(|object| object.starts_with("DaemonSet") || object.starts_with("Namespace")));
     }
 }

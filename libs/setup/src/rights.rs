@@ -163,11 +163,15 @@ mod tests {
         for right in [
             "create/delete/get/list/patch/watch routeagents.submariner.io in namespace submariner-operator",
             "get/update secrets in namespace submariner-operator",
+            "list/watch services,",
+            "create/delete/get/list/patch/watch globalingressips.submariner.io,",
+            "get/patch globalegressips/status.submariner.io,",
         ] {
             assert!(text.contains(right), "{right} is not in {text}");
         }
         let given = |role: &Value| role["rules"].as_array().unwrap().clone();
-        let rules = base.iter().filter(|object| object["kind"] == "Role").flat_map(given);
+        let rules =
+            base.iter().filter(|object| object["kind"] == "Role" || object["kind"] == "ClusterRole").flat_map(given);
         let verbs: BTreeSet<String> =
             rules.flat_map(|rule| texts(&rule["verbs"]).map(str::to_owned).collect::<Vec<_>>()).collect();
         assert!(verbs.iter().all(|verb| VERBS.contains(&verb.as_str())), "{verbs:?}");

@@ -14,7 +14,7 @@ use crate::globalnet_records::AllocationError;
 use crate::install::data;
 use crate::installation::Installation;
 use crate::local::daemon_set;
-use crate::manifests::{self, GATEWAY, ROUTE_AGENT};
+use crate::manifests::{self, GATEWAY, GLOBALNET, ROUTE_AGENT};
 use crate::names::{BROKER_SECRET, OPERATOR_NAMESPACE, PSK_SECRET};
 use crate::networks::Discovered;
 use crate::object::{Kind, ObjectRef};
@@ -34,6 +34,7 @@ pub struct Survey {
     /// The DaemonSets; `None` if they are not there.
     pub gateway: Option<Value>,
     pub route_agent: Option<Value>,
+    pub globalnet: Option<Value>,
     /// All pods of Culvert's namespace.
     pub pods: Vec<Value>,
     /// Objects of a join that are not there or not usable, in words.
@@ -93,6 +94,7 @@ impl Server {
             nodes: self.nodes().await?,
             gateway: self.find(&daemon_set(GATEWAY)).await?,
             route_agent: self.find(&daemon_set(ROUTE_AGENT)).await?,
+            globalnet: self.find(&daemon_set(GLOBALNET)).await?,
             pods: self.pods_in(OPERATOR_NAMESPACE).await?,
             missing: self.missing(&networks.plugin).await?,
             networks,

@@ -97,6 +97,7 @@ pub fn state(lab: &Lab) -> String {
             format!("get events --namespace {NAMESPACE}"),
             format!("logs --namespace {NAMESPACE} --selector app=culvert-gateway --tail 20 --prefix"),
             format!("logs --namespace {NAMESPACE} --selector app=culvert-route-agent --tail 20 --prefix"),
+            format!("logs --namespace {NAMESPACE} --selector app=culvert-globalnet --tail 20 --prefix"),
             format!("get {records} --all-namespaces --output yaml"),
         ];
         let timeout = |line: &String| cluster.kubectl(&format!("{line} --request-timeout=10s"));
