@@ -10,7 +10,8 @@
 //!
 //! The global CIDR is routed to the host itself, so that refusals, and answers to pings, come from the address that was
 //! asked: an ICMP error from any other would not be let through by the other side. The route stands in the kernel's own table
-//! of local addresses, since Linux takes no other address as the source of an answer.
+//! of local addresses, since Linux takes no other address as the source of an answer. For errors over IPv6 that is not
+//! enough: Linux sends them from an address that stands on a link, and the table puts the right one there.
 //!
 //! Nothing here depends on whether the gateway is the active one: a standby is ready before it takes over.
 
@@ -20,6 +21,7 @@ use std::net::IpAddr;
 use culvert_model::IpFamily;
 use culvert_netstate::nft::{Chain, Hook, Map, Set, Table};
 use culvert_netstate::{RouteKey, RouteTarget, State, own};
+use ipnet::IpNet;
 
 use crate::GlobalAddresses;
 
@@ -92,6 +94,10 @@ fn table(addresses: &GlobalAddresses) -> Table {
     let cables = [own::WIREGUARD_LINK, own::VXLAN_LINK].map(|link| format!("\"{link}\""));
     table.sets.insert("cables".to_owned(), Set { key: "ifname", interval: false, elements: cables.into() });
     let hooked = |kind, hook, priority, rules| Chain { hook: Some(Hook { kind, hook, priority }), rules };
+    let errors: Vec<String> = addresses.cidrs.iter().filter_map(own_errors).collect();
+    if !errors.is_empty() {
+        table.chains.insert("errors".to_owned(), hooked("filter", "output", -5, errors));
+    }
     table.chains.extend([
         ("ingress".to_owned(), hooked("nat", "prerouting", -111, ingress)),
         ("egress".to_owned(), hooked("nat", "postrouting", 80, egress)),
@@ -109,6 +115,19 @@ fn refuse() -> Chain {
         "reject with icmpx type port-unreachable",
     ];
     Chain { hook: None, rules: rules.map(str::to_owned).into() }
+}
+
+/// Returns the rule that sends "port unreachable" from the address that was asked, if that is in `cidr`; of IPv6 only.
+fn own_errors(cidr: &IpNet) -> Option<String> {
+    let IpNet::V6(cidr) = cidr else { return None };
+    // The error has the packet that it is about behind 8 bytes of its own, with its destination at byte 24 (RFC 4443
+    // section 3.1, RFC 8200 section 3).
+    let asked = "@th,256,128";
+    let [mask, network] = [cidr.netmask(), cidr.network()].map(u128::from);
+    Some(format!(
+        "icmpv6 type destination-unreachable icmpv6 code port-unreachable {asked} & {mask:#034x} == {network:#034x} \
+         ip6 saddr set {asked}"
+    ))
 }
 
 /// Returns the rule that gives a source one of `addresses`, of which there is at least one.

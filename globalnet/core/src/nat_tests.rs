@@ -68,6 +68,18 @@ fn both_families_have_their_own_maps() {
 }
 
 #[test]
+fn errors_over_ipv6_come_from_the_address_that_was_asked() {
+    let mut both = addresses();
+    assert!(!desired(&both).nft[TABLE].chains.contains_key("errors"));
+    both.cidrs.push("fd00:242::/112".parse().unwrap());
+
+    insta::assert_snapshot!(
+        desired(&both).nft[TABLE].chains["errors"].rules.join("\n"),
+        @"icmpv6 type destination-unreachable icmpv6 code port-unreachable @th,256,128 & 0xffffffffffffffffffffffffffff0000 == 0xfd000242000000000000000000000000 ip6 saddr set @th,256,128"
+    );
+}
+
+#[test]
 fn without_a_global_cidr_nothing_is_wanted() {
     let none = GlobalAddresses { cidrs: Vec::new(), ..addresses() };
 
