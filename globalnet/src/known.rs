@@ -1,17 +1,18 @@
 //! What is read for a pass: this cluster's objects, and which gateway is active.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use culvert_api::{
     ClusterGlobalEgressIP, Endpoint, EndpointSlice, Gateway, GlobalEgressIP, GlobalIngressIP, Pod, Record, Resource,
     Service, ServiceExport,
 };
 use culvert_globalnet_core::ObjectKey;
-use culvert_runtime::{Objects, Records, StoreError};
+use culvert_runtime::{Objects, Problem, Records, Shared, StoreError};
 use ipnet::IpNet;
 
 use crate::config::Config;
-use crate::snapshot::{Snapshot, key};
+use crate::snapshot::Snapshot;
 
 /// What is read of this cluster's own records.
 pub(crate) const RECORDS: &[Resource] = &[Endpoint::RESOURCE, Gateway::RESOURCE];
@@ -28,65 +29,216 @@ pub(crate) const OBJECTS: &[Resource] = &[
     ClusterGlobalEgressIP::RESOURCE,
 ];
 
-/// All that a pass goes by.
-#[derive(Debug, Default)]
+/// All that a pass goes by, from pass to pass.
+#[derive(Debug)]
 pub(crate) struct Known {
     pub(crate) snapshot: Snapshot,
     /// Whether the gateway on this node is the active one.
     pub(crate) is_active: bool,
     /// Subnets of other clusters.
     pub(crate) remote: BTreeSet<IpNet>,
-    pub(crate) ingress: BTreeMap<ObjectKey, GlobalIngressIP>,
-    pub(crate) egress: BTreeMap<ObjectKey, GlobalEgressIP>,
-    pub(crate) cluster_egress: BTreeMap<String, ClusterGlobalEgressIP>,
+    seen: Seen,
+}
+
+/// What was read last.
+#[derive(Clone, Debug)]
+struct Seen {
+    endpoints: Shared<Endpoint>,
+    services: Shared<Service>,
+    slices: Shared<EndpointSlice>,
+    /// `None` without Globalnet.
+    global: Option<Global>,
+}
+
+/// What is read with Globalnet.
+#[derive(Clone, Debug)]
+struct Global {
+    pods: Shared<Pod>,
+    exports: Shared<ServiceExport>,
+    gateways: Shared<Gateway>,
+    ingress: Shared<GlobalIngressIP>,
+    egress: Shared<GlobalEgressIP>,
+    cluster_egress: Shared<ClusterGlobalEgressIP>,
 }
 
 impl Known {
-    /// Reads everything.
-    pub(crate) async fn read(config: &Config, records: &Records, objects: &Objects) -> Result<Self, StoreError> {
-        let mut known = Self { snapshot: Snapshot::new(config.global.clone()), ..Self::default() };
-        let endpoints = records.list::<Endpoint>().await?.records;
-        known.is_active = is_active(config, &endpoints);
-        let others = endpoints.iter().filter(|endpoint| endpoint.spec.cluster_id != config.cluster.as_str());
-        let subnets = others.flat_map(|endpoint| &endpoint.spec.subnets);
-        known.remote = subnets.filter_map(|subnet| subnet.parse::<IpNet>().ok()).map(|subnet| subnet.trunc()).collect();
-        let snapshot = &mut known.snapshot;
-        read_kind(objects, snapshot, Snapshot::add_service).await?;
-        read_kind(objects, snapshot, Snapshot::add_slice).await?;
-        if config.global.is_empty() {
-            return Ok(known);
+    /// Reads everything; what was known `before` is not looked at again as far as it is the same.
+    pub(crate) async fn read(
+        config: &Config,
+        records: &Records,
+        objects: &Objects,
+        before: Option<Self>,
+    ) -> Result<Self, StoreError> {
+        let seen = Seen::read(config, records, objects).await?;
+        Ok(match before {
+            Some(mut known) => {
+                known.update(config, seen);
+                known
+            }
+            None => Self::of(config, seen),
+        })
+    }
+
+    /// Looks at everything.
+    fn of(config: &Config, seen: Seen) -> Self {
+        let mut snapshot = Snapshot::new(config.global.clone());
+        seen.put(None, &mut snapshot);
+        let (is_active, remote) = (is_active(config, &seen.endpoints.records), remote(config, &seen.endpoints.records));
+        Self { snapshot, is_active, remote, seen }
+    }
+
+    fn update(&mut self, config: &Config, seen: Seen) {
+        if !Arc::ptr_eq(&self.seen.endpoints, &seen.endpoints) {
+            self.is_active = is_active(config, &seen.endpoints.records);
+            self.remote = remote(config, &seen.endpoints.records);
         }
-        read_kind(objects, snapshot, Snapshot::add_pod).await?;
-        read_kind(objects, snapshot, Snapshot::add_export).await?;
-        let gateways = records.list::<Gateway>().await?;
-        gateways.records.iter().for_each(|gateway| snapshot.add_gateway(gateway));
-        let ingress = read_kind(objects, snapshot, Snapshot::add_ingress).await?;
-        let egress = read_kind(objects, snapshot, Snapshot::add_egress).await?;
-        let cluster_egress = read_kind(objects, snapshot, Snapshot::add_cluster_egress).await?;
-        known.ingress = ingress.into_iter().map(|object| (key(&object.metadata), object)).collect();
-        known.egress = egress.into_iter().map(|object| (key(&object.metadata), object)).collect();
-        known.cluster_egress = cluster_egress.into_iter().map(|object| (object.name().to_owned(), object)).collect();
-        Ok(known)
+        seen.put(Some(&self.seen), &mut self.snapshot);
+        self.seen = seen;
+        debug_assert!(self.is_as_if_read_anew(config), "what was kept is not what there is");
+    }
+
+    fn is_as_if_read_anew(&self, config: &Config) -> bool {
+        let anew = Self::of(config, self.seen.clone());
+        self.snapshot.inputs == anew.snapshot.inputs && self.snapshot.problems() == anew.snapshot.problems()
+    }
+
+    pub(crate) fn ingress(&self, key: &ObjectKey) -> Option<&GlobalIngressIP> {
+        find(&self.seen.global.as_ref()?.ingress, key)
+    }
+
+    pub(crate) fn egress(&self, key: &ObjectKey) -> Option<&GlobalEgressIP> {
+        find(&self.seen.global.as_ref()?.egress, key)
+    }
+
+    pub(crate) fn cluster_egress(&self, name: &str) -> Option<&ClusterGlobalEgressIP> {
+        let key = ObjectKey { name: name.to_owned(), ..ObjectKey::default() };
+        find(&self.seen.global.as_ref()?.cluster_egress, &key)
     }
 }
 
-async fn read_kind<R: Record>(
-    objects: &Objects,
-    snapshot: &mut Snapshot,
-    add: impl Fn(&mut Snapshot, &R),
-) -> Result<Vec<R>, StoreError> {
-    let listing = objects.list::<R>().await?;
-    for problem in &listing.problems {
-        let name = problem.name().unwrap_or_default().to_owned();
-        let namespace = problem.namespace().unwrap_or_default().to_owned();
-        snapshot.add_unclear(R::KIND, ObjectKey { namespace, name }, problem.to_string());
+impl Seen {
+    async fn read(config: &Config, records: &Records, objects: &Objects) -> Result<Self, StoreError> {
+        let global = async || {
+            Ok(Global {
+                pods: objects.list_shared().await?,
+                exports: objects.list_shared().await?,
+                gateways: records.list_shared().await?,
+                ingress: objects.list_shared().await?,
+                egress: objects.list_shared().await?,
+                cluster_egress: objects.list_shared().await?,
+            })
+        };
+        Ok(Self {
+            endpoints: records.list_shared().await?,
+            services: objects.list_shared().await?,
+            slices: objects.list_shared().await?,
+            global: if config.global.is_empty() { None } else { Some(global().await?) },
+        })
     }
-    listing.records.iter().for_each(|record| add(snapshot, record));
-    Ok(listing.records)
+
+    /// Puts what differs from `before` into the snapshot that was made of that.
+    fn put(&self, before: Option<&Self>, snapshot: &mut Snapshot) {
+        follow(before.map(|all| &all.services), &self.services, snapshot, |snapshot, change| match change {
+            Change::Gone(before) => snapshot.take_service(before),
+            Change::New(now) | Change::Other(_, now) => snapshot.put_service(now),
+        });
+        follow(before.map(|all| &all.slices), &self.slices, snapshot, |snapshot, change| match change {
+            Change::Gone(before) => snapshot.take_slice(before),
+            Change::New(now) => snapshot.put_slice(now),
+            Change::Other(before, now) => snapshot.change_slice(before, now),
+        });
+        let Some(now) = &self.global else { return };
+        let before = before.and_then(|all| all.global.as_ref());
+        follow(before.map(|all| &all.pods), &now.pods, snapshot, |snapshot, change| match change {
+            Change::Gone(before) => snapshot.take_pod(before),
+            Change::New(now) | Change::Other(_, now) => snapshot.put_pod(now),
+        });
+        follow(before.map(|all| &all.exports), &now.exports, snapshot, |snapshot, change| match change {
+            Change::Gone(before) => snapshot.take_export(before),
+            Change::New(now) | Change::Other(_, now) => snapshot.put_export(now),
+        });
+        follow(before.map(|all| &all.ingress), &now.ingress, snapshot, |snapshot, change| match change {
+            Change::Gone(before) => snapshot.take_ingress(before),
+            Change::New(now) | Change::Other(_, now) => snapshot.put_ingress(now),
+        });
+        follow(before.map(|all| &all.egress), &now.egress, snapshot, |snapshot, change| match change {
+            Change::Gone(before) => snapshot.take_egress(before),
+            Change::New(now) | Change::Other(_, now) => snapshot.put_egress(now),
+        });
+        follow(before.map(|all| &all.cluster_egress), &now.cluster_egress, snapshot, |snapshot, change| match change {
+            Change::Gone(before) => snapshot.take_cluster_egress(before),
+            Change::New(now) | Change::Other(_, now) => snapshot.put_cluster_egress(now),
+        });
+        if before.is_none_or(|all| !Arc::ptr_eq(&all.gateways, &now.gateways)) {
+            snapshot.put_gateways(now.gateways.records.iter().map(Arc::as_ref));
+        }
+    }
+}
+
+/// What became of an object.
+#[derive(Clone, Copy, Debug)]
+enum Change<'a, R> {
+    New(&'a R),
+    Other(&'a R, &'a R),
+    Gone(&'a R),
+}
+
+/// Puts what differs between two listings into the snapshot.
+fn follow<R: Record>(
+    before: Option<&Shared<R>>,
+    now: &Shared<R>,
+    snapshot: &mut Snapshot,
+    put: impl Fn(&mut Snapshot, Change<'_, R>),
+) {
+    if before.is_some_and(|before| Arc::ptr_eq(before, now)) {
+        return;
+    }
+    let mut old = before.map_or(&[][..], |before| &before.records).iter().peekable();
+    for record in &now.records {
+        // Mostly it is the next one, and the same.
+        if old.next_if(|before| Arc::ptr_eq(before, record)).is_some() {
+            continue;
+        }
+        let place = place(&**record);
+        while let Some(gone) = old.next_if(|before| self::place(&***before) < place) {
+            put(snapshot, Change::Gone(gone));
+        }
+        match old.next_if(|before| self::place(&***before) == place) {
+            Some(before) if Arc::ptr_eq(before, record) => {}
+            Some(before) => put(snapshot, Change::Other(before, record)),
+            None => put(snapshot, Change::New(record)),
+        }
+    }
+    old.for_each(|gone| put(snapshot, Change::Gone(gone)));
+    if before.map_or(&[][..], |before| &before.problems) != now.problems {
+        let key = |problem: &Problem| ObjectKey {
+            namespace: problem.namespace().unwrap_or_default().to_owned(),
+            name: problem.name().unwrap_or_default().to_owned(),
+        };
+        snapshot.put_unclear(R::KIND, now.problems.iter().map(|problem| (key(problem), problem.to_string())));
+    }
+}
+
+/// Returns by what listings are sorted.
+fn place<R: Record>(record: &R) -> (&str, &str) {
+    (record.namespace(), record.name())
+}
+
+fn find<'a, R: Record>(listing: &'a Shared<R>, key: &ObjectKey) -> Option<&'a R> {
+    let records = &listing.records;
+    let at = records.binary_search_by(|record| place(&**record).cmp(&(&key.namespace, &key.name))).ok()?;
+    records.get(at).map(Arc::as_ref)
+}
+
+/// Returns the subnets of other clusters.
+fn remote(config: &Config, endpoints: &[Arc<Endpoint>]) -> BTreeSet<IpNet> {
+    let others = endpoints.iter().filter(|endpoint| endpoint.spec.cluster_id != config.cluster.as_str());
+    let subnets = others.flat_map(|endpoint| &endpoint.spec.subnets);
+    subnets.filter_map(|subnet| subnet.parse::<IpNet>().ok()).map(|subnet| subnet.trunc()).collect()
 }
 
 /// Tells whether the newest Endpoint of this cluster is that of the gateway on this node.
-fn is_active(config: &Config, endpoints: &[Endpoint]) -> bool {
+fn is_active(config: &Config, endpoints: &[Arc<Endpoint>]) -> bool {
     let own = endpoints.iter().filter(|endpoint| endpoint.spec.cluster_id == config.cluster.as_str());
     let newest =
         own.max_by_key(|endpoint| (endpoint.metadata.creation_timestamp.as_ref().map(|time| time.0), endpoint.name()));
@@ -94,35 +246,4 @@ fn is_active(config: &Config, endpoints: &[Endpoint]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use culvert_api::EndpointSpec;
-    use culvert_runtime::Location;
-
-    use super::*;
-
-    fn endpoint(cluster: &str, hostname: &str, created: &str) -> Endpoint {
-        let spec =
-            EndpointSpec { cluster_id: cluster.to_owned(), hostname: hostname.to_owned(), ..EndpointSpec::default() };
-        let mut endpoint = Endpoint::new(&format!("{cluster}-{hostname}"), spec);
-        endpoint.metadata.creation_timestamp = serde_json::from_value(serde_json::json!(created)).unwrap();
-        endpoint
-    }
-
-    #[test]
-    fn the_newest_endpoint_of_the_cluster_is_the_active_gateways() {
-        let config = |node: &str| Config {
-            cluster: "east".parse().unwrap(),
-            global: Vec::new(),
-            records: Location::from("/r"),
-            node: node.to_owned(),
-        };
-        let endpoints = [
-            endpoint("east", "gw1", "2026-01-02T00:00:00Z"),
-            endpoint("east", "gw2", "2026-01-03T00:00:00Z"),
-            endpoint("west", "gw1", "2026-01-04T00:00:00Z"),
-        ];
-        assert!(is_active(&config("gw2"), &endpoints));
-        assert!(!is_active(&config("gw1"), &endpoints));
-        assert!(!is_active(&config("gw1"), &[]));
-    }
-}
+mod tests;

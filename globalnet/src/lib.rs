@@ -16,6 +16,8 @@ mod known;
 mod snapshot;
 mod write;
 
+use std::cell::Cell;
+
 use anyhow::{Context, bail};
 use culvert_globalnet_core::from_cable;
 use culvert_kernel::{Changes, Kernel, ServiceTable};
@@ -25,10 +27,11 @@ use culvert_runtime::reconcile::{self, Wake};
 use culvert_runtime::shutdown::Shutdown;
 use culvert_runtime::{Objects, Records, memory};
 use culvert_services::Table;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 pub use crate::callers::who_called;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Cause};
 use crate::config::Config;
 use crate::known::{OBJECTS, RECORDS, SERVICES};
 
@@ -47,17 +50,22 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut object_changes = objects.watch(if config.global.is_empty() { SERVICES } else { OBJECTS });
     let wake = Wake::default();
     let mut agent = Agent::new(config, records, objects, kernel, services);
+    let cause = Cell::new(Cause::default());
+    let mut time = interval_at(Instant::now() + reconcile::INTERVAL, reconcile::INTERVAL);
+    time.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let ring = async {
         loop {
             tokio::select! {
-                () = kernel_changes.changed() => wake.wake(),
-                () = record_changes.changed() => wake.wake(),
-                () = object_changes.changed() => wake.wake(),
+                () = kernel_changes.changed() => cause.set(Cause { kernel: true, ..cause.get() }),
+                () = record_changes.changed() => {}
+                () = object_changes.changed() => {}
+                _ = time.tick() => cause.set(Cause { time: true, ..cause.get() }),
             }
+            wake.wake();
         }
     };
     tokio::select! {
-        () = reconcile::run(&wake, &shutdown, async || agent.pass().await) => {}
+        () = reconcile::run_promptly(&wake, &shutdown, async || agent.pass(cause.take()).await) => {}
         () = ring => {}
         () = memory::give_back() => {}
     }

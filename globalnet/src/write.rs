@@ -54,19 +54,19 @@ impl Writer<'_> {
     ) -> Result<Applied, StoreError> {
         match holder {
             Holder::Ingress(key) => {
-                let found = self.known.ingress.get(key).cloned();
+                let found = self.known.ingress(key).cloned();
                 let new = || decision.apply.get(key).map(|spec| ingress_object(key, spec));
                 let Some(mut object) = found.or_else(new) else { return Ok(Applied::Unchanged) };
                 object.status = ingress_status(status, &object.status, now);
                 self.objects.apply_status::<GlobalIngressIP>(&object).await
             }
             Holder::Egress(key) => {
-                let Some(mut object) = self.known.egress.get(key).cloned() else { return Ok(Applied::Unchanged) };
+                let Some(mut object) = self.known.egress(key).cloned() else { return Ok(Applied::Unchanged) };
                 object.status = egress_status(status, &object.status, now);
                 self.objects.apply_status::<GlobalEgressIP>(&object).await
             }
             Holder::ClusterEgress(name) => {
-                let found = self.known.cluster_egress.get(name).cloned();
+                let found = self.known.cluster_egress(name).cloned();
                 let new = || (name == CLUSTER_EGRESS).then(cluster_egress_object);
                 let Some(mut object) = found.or_else(new) else { return Ok(Applied::Unchanged) };
                 object.status = egress_status(status, &object.status, now);

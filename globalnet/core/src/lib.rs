@@ -32,4 +32,4 @@ pub use objects::{
 };
 pub use pool::{Pool, PoolError};
 pub use selector::{Selector, SelectorError};
-pub use served::served;
+pub use served::{Serving, served};

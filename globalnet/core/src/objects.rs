@@ -34,6 +34,12 @@ impl Inputs {
     pub fn reads_endpoints_of(&self, service: &ObjectKey) -> bool {
         self.exports.contains(service) && self.services.get(service).is_some_and(|service| service.is_headless)
     }
+
+    /// Returns the namespaces whose pods have a say: for the others' sake a pass changes nothing.
+    pub fn namespaces_of_pods(&self) -> BTreeSet<&str> {
+        let headless = self.exports.iter().filter(|export| self.reads_endpoints_of(export));
+        self.egress.keys().chain(headless).map(|key| key.namespace.as_str()).collect()
+    }
 }
 
 /// A GlobalEgressIP or ClusterGlobalEgressIP.

@@ -4,14 +4,16 @@
 //! Backends are the ready endpoints themselves, on whatever node they run; nothing is asked of kube-proxy. A Service's
 //! port and its endpoints' are tied by name (Kubernetes API, EndpointSlice), so a target port may have another number on
 //! every endpoint.
+//!
+//! [`served`] is the rule. [`Serving`] keeps what it has led to and looks at changed services only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use culvert_model::{Frontend, IpFamily};
 use culvert_services::{Backend, Service as Served, Services};
 
-use crate::{Endpoints, GlobalAddresses, ObjectKey, Port, Service};
+use crate::{Endpoints, GlobalAddresses, Inputs, ObjectKey, Port, Service};
 
 /// Returns what is served to other clusters.
 pub fn served(
@@ -20,16 +22,8 @@ pub fn served(
     endpoints: &BTreeMap<ObjectKey, Vec<Endpoints>>,
 ) -> Services {
     let mut all = Services::new();
-    let none = Vec::new();
     let mut serve = |address: IpAddr, key: &ObjectKey, service: &Service| {
-        let slices = endpoints.get(key).unwrap_or(&none);
-        for port in &service.ports {
-            let frontend = Frontend { address, protocol: port.protocol, port: port.number };
-            let backends = backends(service, port, slices, IpFamily::of(address));
-            if !backends.is_empty() {
-                all.insert(frontend, Served { backends, affinity: service.affinity });
-            }
-        }
+        all.extend(served_at(address, service, endpoints.get(key)));
     };
     if addresses.cidrs.is_empty() {
         for (key, service) in services {
@@ -43,6 +37,87 @@ pub fn served(
         }
     }
     all
+}
+
+/// What is served, from pass to pass.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Serving {
+    all: Services,
+    /// Where each service is served.
+    frontends: BTreeMap<ObjectKey, Vec<Frontend>>,
+    /// The global addresses of each service; `None` without Globalnet.
+    addresses: Option<BTreeMap<ObjectKey, BTreeSet<IpAddr>>>,
+    /// Services have cluster addresses in common, which Kubernetes does not allow: who is served depends on all.
+    has_rivals: bool,
+}
+
+impl Serving {
+    /// Returns what is served.
+    pub fn services(&self) -> &Services {
+        &self.all
+    }
+
+    /// Takes who holds which address; returns the services that have others than before, which are to be passed to
+    /// [`Self::update`].
+    pub fn readdress(&mut self, addresses: &GlobalAddresses) -> BTreeSet<ObjectKey> {
+        let new = (!addresses.cidrs.is_empty()).then(|| {
+            let mut by_service: BTreeMap<ObjectKey, BTreeSet<IpAddr>> = BTreeMap::new();
+            for (&address, key) in &addresses.ingress_services {
+                by_service.entry(key.clone()).or_default().insert(address);
+            }
+            by_service
+        });
+        let old = std::mem::replace(&mut self.addresses, new).unwrap_or_default();
+        let new = self.addresses.iter().flatten();
+        let begun = new.filter(|(key, addresses)| old.get(*key) != Some(*addresses)).map(|(key, _)| key.clone());
+        let known = |key: &ObjectKey| self.addresses.as_ref().is_some_and(|all| all.contains_key(key));
+        begun.chain(old.keys().filter(|key| !known(key)).cloned()).collect()
+    }
+
+    /// Looks again at services that changed: their objects, their endpoints, or their addresses.
+    pub fn update(&mut self, inputs: &Inputs, changed: &BTreeSet<ObjectKey>) {
+        changed.iter().for_each(|key| self.serve(inputs, key));
+        if self.has_rivals {
+            self.all.clear();
+            self.frontends.clear();
+            self.has_rivals = false;
+            inputs.services.keys().for_each(|key| self.serve(inputs, key));
+        }
+    }
+
+    fn serve(&mut self, inputs: &Inputs, key: &ObjectKey) {
+        for frontend in self.frontends.remove(key).into_iter().flatten() {
+            self.all.remove(&frontend);
+        }
+        let Some(service) = inputs.services.get(key) else { return };
+        let own = match &self.addresses {
+            Some(all) => all.get(key),
+            None => Some(&service.cluster_ips),
+        };
+        let endpoints = inputs.endpoints.get(key);
+        let mut frontends = Vec::new();
+        for (frontend, served) in own.into_iter().flatten().flat_map(|&one| served_at(one, service, endpoints)) {
+            let replaced = self.all.insert(frontend, served).is_some();
+            self.has_rivals |= replaced && !frontends.contains(&frontend);
+            frontends.push(frontend);
+        }
+        if !frontends.is_empty() {
+            self.frontends.insert(key.clone(), frontends);
+        }
+    }
+}
+
+/// Returns what is served at an address of a service.
+fn served_at<'a>(
+    address: IpAddr,
+    service: &'a Service,
+    slices: Option<&'a Vec<Endpoints>>,
+) -> impl Iterator<Item = (Frontend, Served)> + use<'a> {
+    service.ports.iter().filter_map(move |port| {
+        let frontend = Frontend { address, protocol: port.protocol, port: port.number };
+        let backends = backends(service, port, slices.map_or(&[], Vec::as_slice), IpFamily::of(address));
+        (!backends.is_empty()).then_some((frontend, Served { backends, affinity: service.affinity }))
+    })
 }
 
 fn backends(service: &Service, port: &Port, slices: &[Endpoints], family: IpFamily) -> BTreeMap<Backend, u32> {
@@ -64,6 +139,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     use culvert_model::Protocol;
+    use proptest::collection::{btree_set, vec};
+    use proptest::option;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::ServiceEndpoint;
@@ -145,6 +223,64 @@ mod tests {
 
         let frontend = Frontend { address: "10.96.0.7".parse().unwrap(), protocol: Protocol::Udp, port: 53 };
         assert_eq!(all[&frontend].backends.len(), 2);
+    }
+
+    /// A service of a few ports, with an address that another one may have too.
+    fn some_service() -> impl Strategy<Value = Service> {
+        let port = (0u16..3, any::<bool>()).prop_map(|(number, tcp)| {
+            port(if tcp { "a" } else { "b" }, if tcp { Protocol::Tcp } else { Protocol::Udp }, 80 + number)
+        });
+        (vec(port, 0..3), btree_set(1u8..5, 0..3)).prop_map(|(ports, hosts)| Service {
+            cluster_ips: hosts.into_iter().map(|host| IpAddr::from([10, 96, 0, host])).collect(),
+            ports,
+            ..Service::default()
+        })
+    }
+
+    fn some_endpoints() -> impl Strategy<Value = Vec<Endpoints>> {
+        let slice = (any::<bool>(), vec((1u8..9, any::<bool>()), 0..3)).prop_map(|(tcp, all)| Endpoints {
+            ports: vec![if tcp { port("a", Protocol::Tcp, 8080) } else { port("b", Protocol::Udp, 53) }],
+            endpoints: all.into_iter().map(|(host, ready)| endpoint(&format!("10.244.0.{host}"), ready)).collect(),
+        });
+        vec(slice, 0..3)
+    }
+
+    proptest! {
+        /// Whatever changes, and in whichever order, what is kept is what a look at everything finds.
+        #[test]
+        fn what_is_kept_is_what_is_served(
+            is_global in any::<bool>(),
+            steps in vec((0u8..4, option::of(some_service()), option::of(some_endpoints()), option::of(0u8..4)), 1..20),
+        ) {
+            let mut inputs = Inputs::default();
+            let mut addresses = GlobalAddresses::default();
+            if is_global {
+                addresses.cidrs = vec!["242.0.0.0/16".parse().unwrap()];
+            }
+            let mut serving = Serving::default();
+            serving.readdress(&addresses);
+            for (name, service, endpoints, address) in steps {
+                let key = ObjectKey { namespace: "shop".to_owned(), name: name.to_string() };
+                match service {
+                    Some(service) => drop(inputs.services.insert(key.clone(), service)),
+                    None => drop(inputs.services.remove(&key)),
+                }
+                match endpoints {
+                    Some(endpoints) => drop(inputs.endpoints.insert(key.clone(), endpoints)),
+                    None => drop(inputs.endpoints.remove(&key)),
+                }
+                let mut changed = BTreeSet::from([key.clone()]);
+                if is_global {
+                    match address {
+                        Some(host) => drop(addresses.ingress_services.insert(IpAddr::from([242, 0, 0, host]), key)),
+                        None => addresses.ingress_services.retain(|_, holder| *holder != key),
+                    }
+                    changed.extend(serving.readdress(&addresses));
+                }
+                serving.update(&inputs, &changed);
+                prop_assert_eq!(serving.services(), &served(&addresses, &inputs.services, &inputs.endpoints));
+            }
+        }
     }
 
     #[test]

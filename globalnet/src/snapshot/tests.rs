@@ -31,7 +31,7 @@ fn service(name: &str, spec: &Value) -> Service {
 #[test]
 fn services_are_read_by_what_globalnet_asks_for() {
     let mut snapshot = Snapshot::default();
-    snapshot.add_service(&service(
+    snapshot.put_service(&service(
         "web",
         &json!({
             "type": "LoadBalancer", "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd00:96::7"],
@@ -42,8 +42,8 @@ fn services_are_read_by_what_globalnet_asks_for() {
             ],
         }),
     ));
-    snapshot.add_service(&service("db", &json!({"clusterIP": "None", "clusterIPs": ["None"], "selector": {}})));
-    snapshot.add_service(&service("out", &json!({"type": "ExternalName", "externalName": "example.com"})));
+    snapshot.put_service(&service("db", &json!({"clusterIP": "None", "clusterIPs": ["None"], "selector": {}})));
+    snapshot.put_service(&service("out", &json!({"type": "ExternalName", "externalName": "example.com"})));
     let web = &snapshot.inputs.services[&named("web")];
     assert_eq!(web.cluster_ips, BTreeSet::from([address("10.96.0.7"), address("fd00:96::7")]));
     assert_eq!((web.affinity, web.has_selector, web.publishes_not_ready), (Some(10_800), true, true));
@@ -52,7 +52,7 @@ fn services_are_read_by_what_globalnet_asks_for() {
     let db = &snapshot.inputs.services[&named("db")];
     assert!(db.is_headless && !db.has_selector && db.cluster_ips.is_empty());
     assert!(snapshot.inputs.services[&named("out")].is_external_name);
-    assert_eq!(snapshot.problems, BTreeSet::new());
+    assert_eq!(snapshot.problems(), BTreeSet::new());
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn slices_of_a_service_come_together_and_readiness_that_is_not_told_is_readiness
         }))
     };
     let pod = |name: &str, namespace: &str| json!({"kind": "Pod", "name": name, "namespace": namespace});
-    snapshot.add_slice(&slice(
+    snapshot.put_slice(&slice(
         "db-1",
         "IPv4",
         json!("db"),
@@ -75,21 +75,21 @@ fn slices_of_a_service_come_together_and_readiness_that_is_not_told_is_readiness
             {"addresses": ["10.1.0.6"], "conditions": {"ready": false}, "targetRef": pod("db-1", "elsewhere")},
         ]),
     ));
-    snapshot.add_slice(&slice("db-2", "IPv6", json!("db"), json!([{"addresses": ["fd00::5"]}])));
-    snapshot.add_slice(&slice("db-3", "FQDN", json!("db"), json!([{"addresses": ["example.com"]}])));
-    snapshot.add_slice(&slice("other", "IPv4", json!(""), json!([{"addresses": ["10.1.0.7"]}])));
+    snapshot.put_slice(&slice("db-2", "IPv6", json!("db"), json!([{"addresses": ["fd00::5"]}])));
+    snapshot.put_slice(&slice("db-3", "FQDN", json!("db"), json!([{"addresses": ["example.com"]}])));
+    snapshot.put_slice(&slice("other", "IPv4", json!(""), json!([{"addresses": ["10.1.0.7"]}])));
     assert_eq!(snapshot.inputs.endpoints.len(), 1);
     let db = &snapshot.inputs.endpoints[&named("db")];
     assert_eq!((db.len(), db[0].ports.len(), db[0].ports[0].number), (2, 1, 8080));
     let endpoints: Vec<_> = db[0].endpoints.iter().map(|one| (one.address, one.is_ready, one.pod.as_deref())).collect();
     assert_eq!(endpoints, [(address("10.1.0.5"), true, Some("db-0")), (address("10.1.0.6"), false, None)]);
-    assert_eq!(snapshot.problems, BTreeSet::new());
+    assert_eq!(snapshot.problems(), BTreeSet::new());
 }
 
 #[test]
 fn what_is_not_understood_is_named_and_hides_nothing() {
     let mut snapshot = Snapshot::default();
-    snapshot.add_service(&service(
+    snapshot.put_service(&service(
         "odd",
         &json!({
             "clusterIPs": ["10.96.0.7", "ten"],
@@ -98,7 +98,7 @@ fn what_is_not_understood_is_named_and_hides_nothing() {
     ));
     let odd = &snapshot.inputs.services[&named("odd")];
     assert_eq!((odd.cluster_ips.len(), odd.ports.len()), (1, 1));
-    let problems: Vec<&str> = snapshot.problems.iter().map(String::as_str).collect();
+    let problems: Vec<String> = snapshot.problems().into_iter().collect();
     assert_eq!(
         problems,
         [
@@ -113,7 +113,7 @@ fn what_is_not_understood_is_named_and_hides_nothing() {
 fn pods_of_the_past_and_of_the_host_are_told_apart() {
     let mut snapshot = Snapshot::default();
     for (name, phase, host) in [("a", "Running", false), ("b", "Failed", true), ("c", "Pending", false)] {
-        snapshot.add_pod(&read(json!({
+        snapshot.put_pod(&read(json!({
             "metadata": {"name": name, "namespace": "shop", "labels": {"app": "web"}},
             "spec": {"hostNetwork": host},
             "status": {"phase": phase, "podIP": "10.1.0.5", "podIPs": [{"ip": "10.1.0.5"}, {"ip": "fd00::5"}]},
@@ -133,10 +133,10 @@ fn pods_of_the_past_and_of_the_host_are_told_apart() {
 fn exports_that_are_being_deleted_are_none() {
     let mut snapshot = Snapshot::default();
     let export = |name: &str| json!({"metadata": {"name": name, "namespace": "shop"}});
-    snapshot.add_export(&read(export("a")));
+    snapshot.put_export(&read(export("a")));
     let mut going = export("b");
     going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-    snapshot.add_export(&read(going));
+    snapshot.put_export(&read(going));
     assert_eq!(snapshot.inputs.exports, BTreeSet::from([named("a")]));
 }
 
@@ -149,7 +149,7 @@ fn selectors_and_numbers_are_read_and_wrong_ones_kept_for_the_status() {
         ("some", json!({"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "x", "operator": "Exists"}]})),
         ("odd", json!({"matchExpressions": [{"key": "x", "operator": "Like", "values": ["y"]}]})),
     ] {
-        snapshot.add_egress(&read(json!({
+        snapshot.put_egress(&read(json!({
             "metadata": {"name": name, "namespace": "shop", "creationTimestamp": "1970-01-01T00:00:09Z"},
             "spec": {"numberOfIPs": 3, "podSelector": selector},
             "status": {"allocatedIPs": ["242.1.0.1", "odd"]},
@@ -217,7 +217,7 @@ fn an_ingress_object_that_is_not_understood_says_why() {
         (json!({"target": "HeadlessServicePod", "serviceRef": {"name": "db"}}), "spec.podRef.name is missing for"),
     ] {
         let mut snapshot = Snapshot::default();
-        snapshot.add_ingress(&read(json!({"metadata": {"name": "a", "namespace": "shop"}, "spec": spec})));
+        snapshot.put_ingress(&read(json!({"metadata": {"name": "a", "namespace": "shop"}, "spec": spec})));
         let error = snapshot.inputs.ingress[&named("a")].spec.clone().unwrap_err();
         assert!(error.starts_with(text), "{error}");
     }
@@ -227,9 +227,9 @@ fn an_ingress_object_that_is_not_understood_says_why() {
 fn unclear_objects_are_holders_if_they_can_hold() {
     let mut snapshot = Snapshot::default();
     for kind in ["GlobalEgressIP", "ClusterGlobalEgressIP", "GlobalIngressIP", "Gateway", "Pod"] {
-        snapshot.add_unclear(kind, named("a"), format!("{kind} a cannot be read"));
+        snapshot.put_unclear(kind, std::iter::once((named("a"), format!("{kind} a cannot be read"))));
     }
-    assert_eq!((snapshot.inputs.unclear.len(), snapshot.problems.len()), (4, 5));
+    assert_eq!((snapshot.inputs.unclear.len(), snapshot.problems().len()), (4, 5));
 }
 
 #[test]
@@ -269,9 +269,9 @@ fn from_objects_to_objects_and_back_nothing_is_left_to_do() {
     let cidrs: Vec<IpNet> = vec!["242.1.0.0/16".parse().unwrap()];
     let base = |gateway: &Gateway| {
         let mut snapshot = Snapshot::new(cidrs.clone());
-        snapshot.add_service(&service("web", &json!({"clusterIP": "10.96.0.7", "ports": [{"port": 80}]})));
-        snapshot.add_export(&read(json!({"metadata": {"name": "web", "namespace": "shop"}})));
-        snapshot.add_gateway(gateway);
+        snapshot.put_service(&service("web", &json!({"clusterIP": "10.96.0.7", "ports": [{"port": 80}]})));
+        snapshot.put_export(&read(json!({"metadata": {"name": "web", "namespace": "shop"}})));
+        snapshot.put_gateways(std::iter::once(gateway));
         snapshot
     };
     let mut gateway: Gateway = read(json!({"metadata": {"name": "gw"}, "status": {}}));
@@ -284,13 +284,13 @@ fn from_objects_to_objects_and_back_nothing_is_left_to_do() {
         let status = &decision.statuses[&Holder::Ingress(key.clone())];
         object.status = ingress_status(status, &object.status, &at(1));
         assert_eq!(object.status.allocated_ip, "242.1.255.253");
-        again.add_ingress(&object);
+        again.put_ingress(&object);
     }
     assert!(decision.create_cluster_egress);
     let mut default = cluster_egress_object();
     default.status =
         egress_status(&decision.statuses[&Holder::ClusterEgress(CLUSTER_EGRESS.to_owned())], &default.status, &at(1));
-    again.add_cluster_egress(&default);
+    again.put_cluster_egress(&default);
     let settled = allocate(&again.inputs, &Memory::default());
     assert!(settled.is_settled(), "{settled:?}");
     assert_eq!(settled.addresses, decision.addresses);

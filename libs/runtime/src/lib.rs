@@ -15,6 +15,7 @@ pub mod task;
 mod watch;
 
 pub use records::{
-    Access, Applied, Choice, ClusterWide, Listing, Location, Objects, Place, Problem, Records, Server, StoreError,
+    Access, Applied, Choice, ClusterWide, Listing, Location, Objects, Place, Problem, Records, Server, Shared,
+    StoreError,
 };
 pub use watch::Watch;

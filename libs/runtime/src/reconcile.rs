@@ -4,6 +4,9 @@
 //! 250 ms, doubling to 30 s. A change cuts a back-off short, but never below its first step, so that a failing pass
 //! that itself causes changes cannot spin. Long passes rest in between: changes that come in hundreds shall not each
 //! cost a pass over all that is there already. A change that comes after a quiet while never waits for that.
+//!
+//! A reconciler whose passes cost what they change ([`run_promptly`]) makes one at once on a change after a quiet while,
+//! and lets what follows settle.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,13 +80,23 @@ impl Wake {
     ///
     /// The time to settle is fixed: a source of changes that never rests does not put a pass off.
     pub async fn settled(&self, soonest: Instant, latest: Instant) {
+        self.rung(|rung| soonest.max(rung + SETTLE), latest).await;
+    }
+
+    /// Resolves at `begin` of when it was first rung, or at `latest`.
+    async fn rung(&self, begin: impl FnOnce(Instant) -> Instant, latest: Instant) {
         if tokio::time::timeout_at(latest, self.bell.notified()).await.is_err() {
             return;
         }
         let unfinished = RingAgain(&self.bell);
-        tokio::time::sleep_until(soonest.max(Instant::now() + SETTLE)).await;
+        let now = Instant::now();
+        let begin = begin(now);
+        // The timer has ticks of a millisecond.
+        if begin > now {
+            tokio::time::sleep_until(begin).await;
+        }
         std::mem::forget(unfinished);
-        // What came while settling is seen by the pass that follows.
+        // What came meanwhile is seen by the pass that follows.
         tokio::select! {
             biased;
             () = self.bell.notified() => {}
@@ -131,7 +144,27 @@ pub enum Pass {
 }
 
 /// Runs `pass` now, and then as this module's rules say, until `shutdown` is requested between two passes.
-pub async fn run(wake: &Wake, shutdown: &Shutdown, mut pass: impl AsyncFnMut() -> Pass) {
+pub async fn run(wake: &Wake, shutdown: &Shutdown, pass: impl AsyncFnMut() -> Pass) {
+    run_with(shutdown, async |_, soonest, latest| wake.settled(soonest, latest).await, pass).await;
+}
+
+/// As [`run`], but for a change that comes [`SETTLE`] or more after the last pass, which leads to the next one at once.
+///
+/// A burst costs two passes then, of which the first knows its beginning only.
+pub async fn run_promptly(wake: &Wake, shutdown: &Shutdown, pass: impl AsyncFnMut() -> Pass) {
+    let next = async |ended: Instant, soonest: Instant, latest| {
+        let soonest = soonest.max(ended + SETTLE);
+        wake.rung(|rung| rung.max(soonest), latest).await;
+    };
+    run_with(shutdown, next, pass).await;
+}
+
+/// Runs passes; `next` waits for the next one, given when the last one ended and between when it is to begin.
+async fn run_with(
+    shutdown: &Shutdown,
+    next: impl AsyncFn(Instant, Instant, Instant),
+    mut pass: impl AsyncFnMut() -> Pass,
+) {
     let mut backoff = Backoff::default();
     while !shutdown.is_requested() {
         let began = Instant::now();
@@ -144,7 +177,7 @@ pub async fn run(wake: &Wake, shutdown: &Shutdown, mut pass: impl AsyncFnMut() -
         };
         let ended = Instant::now();
         tokio::select! {
-            () = wake.settled(ended + rest, ended + delay) => {}
+            () = next(ended, ended + rest, ended + delay) => {}
             () = shutdown.requested() => {}
         }
     }
@@ -220,6 +253,48 @@ mod tests {
         wake.wake();
         wake.settled(soonest, latest).await;
         assert_eq!(start.elapsed(), LONGEST_REST + SETTLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_prompt_pass_follows_a_lone_change_at_once_and_a_burst_after_it_has_settled() {
+        let start = Instant::now();
+        let (trigger, shutdown) = Shutdown::by_hand();
+        let wake = Wake::default();
+        let mut began = Vec::new();
+        let pass = async || {
+            began.push(start.elapsed());
+            if began.len() == 4 {
+                trigger.request();
+            }
+            Pass::Done
+        };
+        let ring = async {
+            // The two in the middle are one change.
+            for after in [100, 1, 1, 100] {
+                tokio::time::sleep(Duration::from_millis(after)).await;
+                wake.wake();
+            }
+        };
+        tokio::join!(run_promptly(&wake, &shutdown, pass), ring);
+        assert_eq!(began, millis(&[0, 100, 110, 202]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_prompt_pass_that_rings_its_own_bell_does_not_spin() {
+        let (trigger, shutdown) = Shutdown::by_hand();
+        let wake = Wake::default();
+        let mut began = Vec::new();
+        let start = Instant::now();
+        let pass = async || {
+            began.push(start.elapsed());
+            wake.wake();
+            if began.len() == 5 {
+                trigger.request();
+            }
+            if began.len() < 3 { Pass::Done } else { Pass::Failed }
+        };
+        run_promptly(&wake, &shutdown, pass).await;
+        assert_eq!(began, millis(&[0, 10, 20, 270, 520]));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! what was seen, however long ago if the server is away: [`Records::outage`] tells.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use culvert_api::{Record, Resource};
 
@@ -63,6 +64,19 @@ pub struct Listing<R> {
     pub problems: Vec<Problem>,
 }
 
+/// A listing that costs nothing to have: who asks again gets the same one, or the same objects, as far as nothing changed.
+pub type Shared<R> = Arc<Listing<Arc<R>>>;
+
+impl<R: Clone> Listing<Arc<R>> {
+    /// Returns the listing with objects of its own.
+    fn cloned(&self) -> Listing<R> {
+        Listing {
+            records: self.records.iter().map(|record| R::clone(record)).collect(),
+            problems: self.problems.clone(),
+        }
+    }
+}
+
 /// What [`Records::apply`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
@@ -104,8 +118,17 @@ impl Records {
     /// read. An API server: [`StoreError::Unread`] until it has answered once. An object that cannot be understood is a
     /// [`Problem`] in the listing instead.
     pub async fn list<R: Record>(&self) -> Result<Listing<R>, StoreError> {
+        Ok(self.list_shared().await?.cloned())
+    }
+
+    /// Returns all objects of a kind without a copy of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::list`].
+    pub async fn list_shared<R: Record>(&self) -> Result<Shared<R>, StoreError> {
         match &self.form {
-            Form::Directory(directory) => directory.list().await,
+            Form::Directory(directory) => directory.list().await.map(Arc::new),
             Form::Namespace(store) => store.list().await,
         }
     }

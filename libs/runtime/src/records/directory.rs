@@ -65,7 +65,7 @@ type Cache = BTreeMap<String, HashMap<String, Cached>>;
 struct Cached {
     stamp: Stamp,
     settled: bool,
-    /// `Result<R, Problem>` of the kind that the cache is for.
+    /// `Result<Arc<R>, Problem>` of the kind that the cache is for.
     parsed: Box<dyn Any + Send + Sync>,
 }
 
@@ -83,7 +83,7 @@ impl Directory {
         &self.inner.root
     }
 
-    pub(super) async fn list<R: Record>(&self) -> Result<Listing<R>, StoreError> {
+    pub(super) async fn list<R: Record>(&self) -> Result<Listing<Arc<R>>, StoreError> {
         let root = self.identity()?;
         let mut cache = self.caches().remove(R::PLURAL).unwrap_or_default();
         let listing = self.read_all(&mut cache);
@@ -237,7 +237,7 @@ impl Directory {
         self.inner.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read_all<R: Record>(&self, cache: &mut Cache) -> Result<Listing<R>, StoreError> {
+    fn read_all<R: Record>(&self, cache: &mut Cache) -> Result<Listing<Arc<R>>, StoreError> {
         let mut listing = Listing { records: Vec::new(), problems: Vec::new() };
         if !self.inner.layout.has_namespaces(R::RESOURCE) {
             self.read_directory("", cache.entry(String::new()).or_default(), &mut listing)?;
@@ -274,7 +274,7 @@ impl Directory {
         &self,
         namespace: &str,
         cache: &mut HashMap<String, Cached>,
-        listing: &mut Listing<R>,
+        listing: &mut Listing<Arc<R>>,
     ) -> Result<(), StoreError> {
         let directory = self.directory::<R>(namespace);
         let mut names: BTreeSet<String> = cache.keys().cloned().collect();
@@ -378,17 +378,17 @@ fn read_cached<R: Record>(
     file_name: &str,
     cache: &mut HashMap<String, Cached>,
     now: SystemTime,
-) -> Result<Option<R>, ReadError> {
+) -> Result<Option<Arc<R>>, ReadError> {
     let Some(opened) = file::open(path)? else { return Ok(None) };
     let stamp = opened.stamp;
-    if let Some(cached) = cache.get(file_name)
-        && cached.settled
-        && cached.stamp == stamp
-        && let Some(parsed) = cached.parsed.downcast_ref::<Result<R, Problem>>()
-    {
+    let known = cache.get(file_name).filter(|cached| cached.stamp == stamp);
+    let known =
+        known.and_then(|cached| Some((cached.settled, cached.parsed.downcast_ref::<Result<Arc<R>, Problem>>()?)));
+    if let Some((true, parsed)) = known {
         return parsed.clone().map(Some).map_err(ReadError::Problem);
     }
-    let parsed = match opened.parse::<R>(path, wanted) {
+    let known = known.and_then(|(_, parsed)| parsed.as_ref().ok());
+    let parsed = match opened.parse_unless_known(path, wanted, known) {
         Ok(record) => Ok(record),
         Err(ReadError::Problem(problem)) => Err(problem),
         Err(ReadError::Io(error)) => return Err(ReadError::Io(error)),

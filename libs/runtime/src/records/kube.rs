@@ -91,7 +91,7 @@ impl Store {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    pub(super) async fn list<R: Record>(&self) -> Result<Listing<R>, StoreError> {
+    pub(super) async fn list<R: Record>(&self) -> Result<Arc<Listing<Arc<R>>>, StoreError> {
         let cache = self.follow(R::RESOURCE);
         if self.inner.scope == Scope::All {
             cache.read_as::<R>();

@@ -7,13 +7,15 @@
 //! There may be very many, most of them others': what is listed is held as the kind's Rust type from its arrival, with
 //! nothing of the object beside, and a change that the type does not show rings no bell.
 
+use std::sync::Arc;
+
 use culvert_api::{Record, Resource};
 
 use super::directory::{Directory, Layout};
 use super::error::StoreError;
 use super::key::Key;
 use super::kube::{Scope, Store};
-use super::{Applied, Listing, Location};
+use super::{Applied, Listing, Location, Shared};
 use crate::watch::Watch;
 
 /// A store of objects of all namespaces. Clones share what they have read.
@@ -59,8 +61,18 @@ impl Objects {
     /// let this account list it: other kinds go on. An object that cannot be understood is a [`super::Problem`] in the
     /// listing instead.
     pub async fn list<R: Record>(&self) -> Result<Listing<R>, StoreError> {
+        Ok(self.list_shared().await?.cloned())
+    }
+
+    /// Returns all objects of a kind, as [`Self::list`], without a copy of them: there may be tens of thousands. An object
+    /// that is the same allocation as in an earlier listing has not changed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::list`].
+    pub async fn list_shared<R: Record>(&self) -> Result<Shared<R>, StoreError> {
         match &self.form {
-            Form::Directory(directory) => directory.list().await,
+            Form::Directory(directory) => directory.list().await.map(Arc::new),
             Form::Server(store) => store.list().await,
         }
     }

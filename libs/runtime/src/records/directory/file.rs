@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use culvert_api::Record;
@@ -124,13 +125,32 @@ pub(super) fn open(path: &Path) -> Result<Option<Opened>, ReadError> {
 impl Opened {
     /// Reads the file, opened at `path`, as an object.
     pub(super) fn parse<R: Record>(self, path: &Path, wanted: Wanted<'_>) -> Result<R, ReadError> {
+        let (bytes, modified) = self.read(path)?;
+        parse(path, wanted, &bytes, modified).map_err(ReadError::Problem)
+    }
+
+    /// As [`Self::parse`]; `known` is what it held with the same stamp, which it mostly still does.
+    pub(super) fn parse_unless_known<R: Record>(
+        self,
+        path: &Path,
+        wanted: Wanted<'_>,
+        known: Option<&Arc<R>>,
+    ) -> Result<Arc<R>, ReadError> {
+        let (bytes, modified) = self.read(path)?;
+        match known.filter(|known| known.metadata().resource_version.as_deref() == Some(&version(&bytes))) {
+            Some(known) => Ok(known.clone()),
+            None => parse(path, wanted, &bytes, modified).map(Arc::new).map_err(ReadError::Problem),
+        }
+    }
+
+    /// Returns the content, and when it was changed last.
+    fn read(self, path: &Path) -> Result<(Vec<u8>, Timestamp), ReadError> {
         let mut bytes = Vec::new();
         self.file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(ReadError::Io)?;
         if bytes.len() as u64 > MAX_FILE {
             return Err(ReadError::Problem(Problem::of(path, "it is larger than 1 MiB, which no object is")));
         }
-        let modified = Timestamp::from_second(self.stamp.modified.0).unwrap_or(Timestamp::UNIX_EPOCH);
-        parse(path, wanted, &bytes, modified).map_err(ReadError::Problem)
+        Ok((bytes, Timestamp::from_second(self.stamp.modified.0).unwrap_or(Timestamp::UNIX_EPOCH)))
     }
 }
 

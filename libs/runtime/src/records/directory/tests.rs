@@ -154,6 +154,21 @@ async fn an_edit_by_hand_is_seen_and_is_a_conflict() {
 }
 
 #[tokio::test]
+async fn of_a_file_that_stays_the_object_stays() {
+    let (root, records) = store();
+    put(&root, "clusters/east.yml", EAST);
+    put(&root, "clusters/west.yml", &EAST.replace("east", "west"));
+    let before = records.list_shared::<Cluster>().await.unwrap();
+    // As soon after the last change as this, the same stamp may be another content.
+    put(&root, "clusters/west.yml", &EAST.replace("east", "west").replace("spec:", "spec: "));
+
+    let after = records.list_shared::<Cluster>().await.unwrap();
+
+    assert!(Arc::ptr_eq(&before.records[0], &after.records[0]));
+    assert!(!Arc::ptr_eq(&before.records[1], &after.records[1]));
+}
+
+#[tokio::test]
 async fn a_malformed_file_is_reported_with_line_and_field_while_others_list() {
     let (root, records) = store();
     records.create(&cluster("good")).await.unwrap();

@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::kube::api::DynamicObject;
 use ::kube::runtime::watcher::Event;
@@ -37,6 +37,8 @@ struct State {
     objects: Option<BTreeMap<Key, Held>>,
     /// The listing that is under way.
     coming: BTreeMap<Key, Held>,
+    /// `Arc<Listing<Arc<R>>>` of what is here, for as long as nothing changes.
+    listing: Option<Arc<dyn Any + Send + Sync>>,
     /// How objects are read from their arrival on.
     reader: Option<Reader>,
     /// The resource version of the last change that the watch told; empty since a listing.
@@ -66,7 +68,7 @@ enum Content {
     Parsed(Parsed),
 }
 
-/// `Result<R, Problem>` of the cache's kind.
+/// `Result<Arc<R>, Problem>` of the cache's kind.
 type Parsed = Box<dyn Any + Send + Sync>;
 
 /// What is known of the cache's kind.
@@ -101,6 +103,7 @@ impl Cache {
             }
             Event::InitDone => {
                 state.objects = Some(std::mem::take(&mut state.coming));
+                state.listing = None;
                 state.told = String::new();
                 (true, state.outage.take())
             }
@@ -162,7 +165,12 @@ impl Cache {
 
     /// Takes out an object that was deleted.
     pub(super) fn forget(&self, key: &Key) {
-        let forgotten = self.state().objects.as_mut().and_then(|objects| objects.remove(key));
+        let mut state = self.state();
+        let forgotten = state.objects.as_mut().and_then(|objects| objects.remove(key));
+        if forgotten.is_some() {
+            state.listing = None;
+        }
+        drop(state);
         if forgotten.is_some() {
             self.revision.send_modify(|revision| *revision += 1);
         }
@@ -172,16 +180,24 @@ impl Cache {
         self.state().outage.clone()
     }
 
-    /// Returns all objects, sorted by namespace and name; `None` before the first listing was complete.
-    pub(super) fn listing<R: Record>(&self) -> Option<Listing<R>> {
+    /// Returns all objects, sorted by namespace and name, the same listing while nothing changes; `None` before the first
+    /// listing was complete.
+    pub(super) fn listing<R: Record>(&self) -> Option<Arc<Listing<Arc<R>>>> {
         let mut state = self.state();
-        let mut listing = Listing { records: Vec::new(), problems: Vec::new() };
-        for (key, held) in state.objects.as_mut()? {
+        let State { objects, listing: known, .. } = &mut *state;
+        let objects = objects.as_mut()?;
+        if let Some(known) = known.clone().and_then(|known| known.downcast().ok()) {
+            return Some(known);
+        }
+        let mut listing = Listing { records: Vec::with_capacity(objects.len()), problems: Vec::new() };
+        for (key, held) in objects {
             match held.read::<R>(&key.namespace) {
                 Ok(record) => listing.records.push(record.clone()),
                 Err(problem) => listing.problems.push(problem.clone()),
             }
         }
+        let listing = Arc::new(listing);
+        *known = Some(listing.clone());
         Some(listing)
     }
 
@@ -217,6 +233,7 @@ impl State {
             _ => true,
         };
         objects.insert(key, held);
+        self.listing = None;
         changed
     }
 
@@ -226,6 +243,7 @@ impl State {
         let is_news = objects.get(&key).is_some_and(|known| is_older(&known.version, version_of(object)));
         if is_news {
             objects.remove(&key);
+            self.listing = None;
         }
         is_news
     }
@@ -253,7 +271,7 @@ impl Held {
         }
     }
 
-    fn read<R: Record>(&mut self, namespace: &str) -> &Result<R, Problem> {
+    fn read<R: Record>(&mut self, namespace: &str) -> &Result<Arc<R>, Problem> {
         self.ensure_read(parse::<R>, namespace);
         match &self.content {
             Content::Parsed(parsed) => parsed.downcast_ref().expect("a cache has one kind only"),
@@ -265,8 +283,8 @@ impl Held {
         let value = match &self.content {
             Content::Raw(text) => serde_json::from_str(text).ok()?,
             Content::Parsed(parsed) => {
-                let record = parsed.downcast_ref::<Result<R, Problem>>()?.as_ref().ok()?;
-                serde_json::to_value(record).ok()?
+                let record = parsed.downcast_ref::<Result<Arc<R>, Problem>>()?.as_ref().ok()?;
+                serde_json::to_value(&**record).ok()?
             }
         };
         let owned = self.owned.iter().map(|fields| serde_json::from_str(fields)).collect::<Result<_, _>>().ok()?;
@@ -275,7 +293,7 @@ impl Held {
 }
 
 fn parse<R: Record>(object: DynamicObject, namespace: &str) -> Parsed {
-    let parsed: Result<R, Problem> = object::parse(object, namespace);
+    let parsed: Result<Arc<R>, Problem> = object::parse(object, namespace).map(Arc::new);
     Box::new(parsed)
 }
 
@@ -288,11 +306,11 @@ fn parse_lean<R: Record>(mut object: DynamicObject, namespace: &str) -> Parsed {
 }
 
 fn is_same<R: Record>(one: &Parsed, other: &Parsed) -> bool {
-    match (one.downcast_ref::<Result<R, Problem>>(), other.downcast_ref::<Result<R, Problem>>()) {
+    match (one.downcast_ref::<Result<Arc<R>, Problem>>(), other.downcast_ref::<Result<Arc<R>, Problem>>()) {
         (Some(Ok(one)), Some(Ok(other))) => {
-            let mut one = one.clone();
+            let mut one = R::clone(one);
             one.metadata_mut().resource_version.clone_from(&other.metadata().resource_version);
-            one == *other
+            one == **other
         }
         (Some(one), Some(other)) => one == other,
         (None, _) | (_, None) => false,

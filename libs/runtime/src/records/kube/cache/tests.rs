@@ -35,7 +35,7 @@ fn list(cache: &Cache, objects: &[(&str, u32, &str)]) {
 
 fn ids(cache: &Cache) -> Vec<String> {
     let listing = cache.listing::<Cluster>().unwrap();
-    listing.records.into_iter().map(|record| record.spec.cluster_id).collect()
+    listing.records.iter().map(|record| record.spec.cluster_id.clone()).collect()
 }
 
 #[test]
@@ -181,8 +181,8 @@ fn what_is_read_from_its_arrival_is_held_as_its_type_alone() {
     drop(state);
     let listing = cache.listing::<Service>().unwrap();
     assert_eq!(listing.records.len(), 3);
-    for record in listing.records {
-        assert_eq!(record.metadata.annotations.unwrap().keys().collect::<Vec<_>>(), ["theirs"]);
+    for record in &listing.records {
+        assert_eq!(record.metadata.annotations.as_ref().unwrap().keys().collect::<Vec<_>>(), ["theirs"]);
     }
     assert_eq!((listing.problems[0].namespace(), listing.problems[0].name()), (Some("a"), Some("odd")));
 }
@@ -208,4 +208,21 @@ fn a_change_that_the_type_does_not_show_rings_no_bell() {
     assert!(rings(6, &json!({})));
     let version = cache.listing::<Service>().unwrap().records[0].metadata.resource_version.clone();
     assert_eq!(version.as_deref(), Some("6"), "it is news all the same");
+}
+
+#[test]
+fn a_listing_is_the_same_until_something_changes_and_then_but_for_that() {
+    let cache = listed(&[("a", 1, "a"), ("b", 2, "b")]);
+    let first = cache.listing::<Cluster>().unwrap();
+    assert!(Arc::ptr_eq(&first, &cache.listing::<Cluster>().unwrap()));
+
+    cache.handle(Event::Apply(object("b", 3, "other")));
+
+    let second = cache.listing::<Cluster>().unwrap();
+    assert!(Arc::ptr_eq(&first.records[0], &second.records[0]));
+    assert_eq!((first.records[1].spec.cluster_id.as_str(), second.records[1].spec.cluster_id.as_str()), ("b", "other"));
+    cache.see(object("c", 4, "c"));
+    cache.forget(&key("n", "a"));
+    cache.handle(Event::Delete(object("b", 5, "other")));
+    assert_eq!(ids(&cache), ["c"]);
 }
