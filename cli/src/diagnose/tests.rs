@@ -20,20 +20,18 @@ fn now() -> Timestamp {
 }
 
 fn endpoint(cluster: &str, number: u8) -> Endpoint {
-    let mut endpoint = Endpoint::new(
-        cluster,
-        EndpointSpec {
-            cluster_id: cluster.to_owned(),
-            cable_name: format!("cable-{cluster}"),
-            hostname: format!("{cluster}-gw"),
-            subnets: vec![format!("10.{number}.0.0/16")],
-            private_ip: format!("192.168.{number}.1"),
-            public_ip: format!("203.0.113.{number}"),
-            backend: "wireguard".to_owned(),
-            backend_config: BTreeMap::from([("udp-port".to_owned(), "4500".to_owned())]),
-            ..EndpointSpec::default()
-        },
-    );
+    let spec = EndpointSpec {
+        cluster_id: cluster.to_owned(),
+        cable_name: format!("cable-{cluster}"),
+        hostname: format!("{cluster}-gw"),
+        subnets: vec![format!("10.{number}.0.0/16")],
+        private_ip: format!("192.168.{number}.1"),
+        public_ip: format!("203.0.113.{number}"),
+        backend: "wireguard".to_owned(),
+        backend_config: BTreeMap::from([("udp-port".to_owned(), "4500".to_owned())]),
+        ..EndpointSpec::default()
+    };
+    let mut endpoint = Endpoint::new(cluster, spec);
     if cluster != "east" {
         endpoint.metadata.labels = Some(BTreeMap::from([(labels::CLUSTER_ID.to_owned(), cluster.to_owned())]));
     }
@@ -131,9 +129,9 @@ fn well() -> Snapshot {
     };
     let mut gateway = Gateway::new("east-gw", status);
     let written = (labels::UPDATE_TIMESTAMP.to_owned(), (NOW - 5).to_string());
-    gateway.metadata.annotations = Some(BTreeMap::from([written]));
-    let (endpoints, clusters) =
-        (vec![endpoint("east", 1), endpoint("west", 2)], vec![cluster("east", 1), cluster("west", 2)]);
+    gateway.metadata.annotations = Some([written].into());
+    let endpoints = vec![endpoint("east", 1), endpoint("west", 2)];
+    let clusters = vec![cluster("east", 1), cluster("west", 2)];
     Snapshot {
         gateways: vec![gateway],
         endpoints: endpoints.clone(),
@@ -146,8 +144,7 @@ fn well() -> Snapshot {
             expires: None,
             state: BrokerState::Seen { clusters, endpoints },
         }),
-        hosted: None,
-        global: None,
+        ..Snapshot::default()
     }
 }
 

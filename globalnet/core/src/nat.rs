@@ -5,7 +5,7 @@
 //! source and destination always has the same of several addresses, and the same on every gateway.
 //!
 //! What comes by a cable for a headless service's pod is led to that pod, of whatever protocol; for services see
-//! [`crate::served`]. Both before kube-proxy, which then finds no address that it knows. Its source is bound to itself:
+//! [`mod@crate::served`]. Both before kube-proxy, which then finds no address that it knows. Its source is bound to itself:
 //! a server sees who called.
 //!
 //! The global CIDR is routed to the host itself, so that refusals, and answers to pings, come from the address that was
