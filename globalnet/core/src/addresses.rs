@@ -12,7 +12,7 @@ use crate::ObjectKey;
 
 /// The global addresses of a cluster, as they are held now.
 ///
-/// An address stands in one of the fields only.
+/// An address stands in one of the fields only, but for [`Self::leaving`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GlobalAddresses {
     /// The cluster's global CIDRs, at most one of a family.
@@ -21,9 +21,11 @@ pub struct GlobalAddresses {
     pub cluster_egress: BTreeSet<IpAddr>,
     /// How chosen pods leave, by the object that chose them, in its text form (`GlobalEgressIP <namespace>/<name>`).
     pub egress: BTreeMap<String, EgressGroup>,
-    /// Global address of a headless service's pod or endpoint, and the address behind it. It leaves by it too, unless a
-    /// `GlobalEgressIP` with a pod selector chose it.
+    /// Global address of a headless service's pod or endpoint, and the address behind it.
     pub ingress_hosts: BTreeMap<IpAddr, IpAddr>,
+    /// Those of `ingress_hosts` by which what is behind them leaves too, unless a `GlobalEgressIP` with a pod selector
+    /// chose it. Not what has the address of another namespace's pod, or of a node.
+    pub leaving: BTreeSet<IpAddr>,
     /// Global address of a service, and the service.
     pub ingress_services: BTreeMap<IpAddr, ObjectKey>,
     /// Global address of a gateway of this cluster, by the name of its Gateway object; it answers pings only.

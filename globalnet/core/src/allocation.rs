@@ -13,6 +13,7 @@ use crate::applicants::{Applicant, CLUSTER_EGRESS, Demand, applicants};
 use crate::conditions::{Outcome, conflicted, has_leftovers, merged};
 use crate::exports::{self, Wanted};
 use crate::groups::{Groups, groups};
+use crate::hosts::Hosts;
 use crate::ledger::Ledger;
 use crate::{
     Condition, Decision, FoundStatus, GlobalAddresses, Holder, IngressObject, Inputs, Memory, ObjectKey, Status, Target,
@@ -161,6 +162,7 @@ fn remember(inputs: &Inputs, memory: &Memory, leaving: &Leaving<'_>, served: Ser
 fn addresses(inputs: &Inputs, wanted: &Wanted, served: &Served<'_>) -> (GlobalAddresses, Groups) {
     let mut all = GlobalAddresses { cidrs: inputs.cidrs.clone(), ..GlobalAddresses::default() };
     let mut egress: BTreeMap<ObjectKey, BTreeSet<IpAddr>> = BTreeMap::new();
+    let hosts = Hosts::of(inputs, &wanted.objects);
     for (applicant, outcome) in served {
         let addresses = outcome.addresses.iter().copied();
         match &applicant.holder {
@@ -175,6 +177,9 @@ fn addresses(inputs: &Inputs, wanted: &Wanted, served: &Served<'_>) -> (GlobalAd
                         all.ingress_services.extend(addresses.map(|address| (address, service.clone())));
                     }
                     (Target::Pod | Target::Endpoint, Some(host)) => {
+                        if hosts.leaves(&key.namespace, spec) {
+                            all.leaving.extend(addresses.clone());
+                        }
                         all.ingress_hosts.extend(addresses.map(|address| (address, host)));
                     }
                     (Target::Pod | Target::Endpoint, None) => {}

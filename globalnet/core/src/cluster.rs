@@ -80,3 +80,10 @@ pub struct Pod {
     /// `status.phase: Succeeded` or `Failed`: its addresses may be another pod's by now.
     pub is_finished: bool,
 }
+
+impl Pod {
+    /// Tells whether an address is the pod's, which is its node's with host network.
+    pub(crate) fn has(&self, address: IpAddr) -> bool {
+        !self.is_finished && self.addresses.contains(&address)
+    }
+}

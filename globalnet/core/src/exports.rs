@@ -130,13 +130,18 @@ fn host_specs(
     for endpoint in endpoints {
         let Some(spec) = spec_of(endpoint) else { continue };
         // What has an object keeps it while it is listed: not being ready for a moment costs no address.
-        let is_there = || existing.contains_key(&(key.namespace.as_str(), identity(&spec)));
+        let found = existing.get(&(key.namespace.as_str(), identity(&spec)));
         let is_up = match &spec.pod {
             Some(pod) => {
                 let pod = ObjectKey { namespace: key.namespace.clone(), name: pod.clone() };
-                inputs.pods.get(&pod).map_or_else(is_there, |pod| pod.is_running)
+                match inputs.pods.get(&pod) {
+                    Some(pod) if pod.has(endpoint.address) => pod.is_running,
+                    None if found.is_some_and(|(_, found)| found.address == spec.address) => true,
+                    // Whoever writes an EndpointSlice may name any pod beside any address.
+                    Some(_) | None => continue,
+                }
             }
-            None => endpoint.is_ready || is_there(),
+            None => endpoint.is_ready || found.is_some(),
         };
         if !is_up && !service.publishes_not_ready {
             continue;

@@ -9,6 +9,7 @@ mod cluster;
 mod conditions;
 mod exports;
 mod groups;
+mod hosts;
 mod ledger;
 mod lingering;
 mod names;

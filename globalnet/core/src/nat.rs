@@ -178,7 +178,7 @@ impl Senders {
             group.sources.iter().for_each(|source| add(source, &global));
         }
         for (global, host) in &addresses.ingress_hosts {
-            if is_family(global) {
+            if is_family(global) && addresses.leaving.contains(global) {
                 add(host, &[*global]);
             }
         }

@@ -26,6 +26,7 @@ fn addresses() -> GlobalAddresses {
             ),
         ]),
         ingress_hosts: BTreeMap::from([(address("242.0.255.2"), address("10.244.0.6"))]),
+        leaving: BTreeSet::from([address("242.0.255.2")]),
         ingress_services: BTreeMap::from([(address("242.0.255.1"), ObjectKey::default())]),
         gateways: BTreeMap::from([("gw".to_owned(), address("242.0.255.254"))]),
     }
@@ -52,6 +53,18 @@ fn a_selector_comes_before_a_headless_service_and_that_before_a_namespace() {
         senders.grouped,
         BTreeMap::from([("10.244.0.5".to_owned(), chain.clone()), ("10.244.1.5".to_owned(), chain)])
     );
+}
+
+#[test]
+fn what_does_not_leave_by_its_headless_service_leaves_by_the_next() {
+    let mut others = addresses();
+    others.leaving.clear();
+
+    let senders = Senders::of(&others, IpFamily::V4);
+
+    assert_eq!(senders.single, BTreeMap::from([("10.244.0.6".to_owned(), "242.0.0.9".to_owned())]));
+    let hosts = &desired(&others).nft[TABLE].maps["hosts4"].elements;
+    assert_eq!(hosts["242.0.255.2"], "10.244.0.6", "it is reached all the same");
 }
 
 #[test]

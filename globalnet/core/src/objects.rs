@@ -35,10 +35,18 @@ impl Inputs {
         self.exports.contains(service) && self.services.get(service).is_some_and(|service| service.is_headless)
     }
 
-    /// Returns the namespaces whose pods have a say: for the others' sake a pass changes nothing.
+    /// Returns the namespaces whose pods have a say: for the others' sake a pass changes nothing, unless
+    /// [all pods have](Self::reads_all_pods).
     pub fn namespaces_of_pods(&self) -> BTreeSet<&str> {
         let headless = self.exports.iter().filter(|export| self.reads_endpoints_of(export));
         self.egress.keys().chain(headless).map(|key| key.namespace.as_str()).collect()
+    }
+
+    /// Tells whether pods of all namespaces have a say: where endpoints without pods are exported, they are not to leave as
+    /// somebody's pod.
+    pub fn reads_all_pods(&self) -> bool {
+        let headless = self.exports.iter().filter(|export| self.reads_endpoints_of(export));
+        headless.filter_map(|export| self.services.get(export)).any(|service| !service.has_selector)
     }
 }
 

@@ -25,6 +25,7 @@ impl Changes {
             || self.services.iter().any(|service| inputs.exports.contains(service))
             || self.endpoints.iter().any(|service| inputs.reads_endpoints_of(service))
             || self.pods.iter().any(|namespace| pods.contains(namespace))
+            || !self.pods.is_empty() && inputs.reads_all_pods()
     }
 
     /// Returns the services that may be served otherwise than before.

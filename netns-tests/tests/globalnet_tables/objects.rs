@@ -172,6 +172,7 @@ impl Objects {
             }
             let headless = self.headless.iter().map(|(global, host)| (global.address(family), host.address(family)));
             told.ingress_hosts.extend(headless);
+            told.leaving.extend(self.headless.keys().map(|global| global.address(family)));
             let services = self.services.keys().map(|global| (global.address(family), key(*global)));
             told.ingress_services.extend(services);
             let gateways =

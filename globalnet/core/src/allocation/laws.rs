@@ -71,8 +71,11 @@ fn change(cluster: &mut Cluster, step: &Step) -> bool {
             cluster.export_headless(name, true);
             cluster.inputs.endpoints.remove(&key(name));
             let namespace = key(name).namespace;
-            let pods: Vec<_> = cluster.inputs.pods.keys().filter(|pod| pod.namespace == namespace).cloned().collect();
-            pods.iter().for_each(|pod| cluster.endpoint(name, "10.1.0.9", Some(&pod.name)));
+            let pods: Vec<_> = cluster.inputs.pods.iter().filter(|(pod, _)| pod.namespace == namespace).collect();
+            let pods: Vec<_> = pods.into_iter().map(|(key, pod)| (key.name.clone(), pod.addresses.clone())).collect();
+            for (pod, addresses) in pods {
+                addresses.iter().for_each(|one| cluster.endpoint(name, &one.to_string(), Some(&pod)));
+            }
         }
         Step::Unexport(name) => drop(cluster.inputs.exports.remove(&key(name))),
         Step::Pod(name, host, runs) => {
@@ -124,6 +127,13 @@ fn fields(decision: &Decision) -> Vec<(IpAddr, String)> {
     fields
 }
 
+/// Whether behind every address by which a host leaves is one of the pods that have the host's.
+fn all_leave_as_themselves(cluster: &Cluster, decision: &Decision) -> bool {
+    let all = &decision.addresses;
+    let is_pods = |host: &IpAddr| cluster.inputs.pods.values().any(|pod| pod.addresses.contains(host));
+    all.leaving.iter().all(|global| all.ingress_hosts.get(global).is_some_and(is_pods))
+}
+
 /// What holds of every decision.
 fn check(before: &Cluster, decision: &Decision) -> Result<(), TestCaseError> {
     let fields = fields(decision);
@@ -149,6 +159,7 @@ fn check(before: &Cluster, decision: &Decision) -> Result<(), TestCaseError> {
             prop_assert!(!addresses.iter().any(|one| others.contains(one)), "{other} has what {holder} had");
         }
     }
+    prop_assert!(all_leave_as_themselves(before, decision), "{:?}", decision.addresses);
     // Each source is in one group of a class.
     for is_selective in [true, false] {
         let groups = decision.addresses.egress.values().filter(|group| group.is_selective == is_selective);

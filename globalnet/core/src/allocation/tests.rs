@@ -57,6 +57,7 @@ fn each_running_pod_of_a_headless_service_has_one() {
 
     // A pod that comes again with another address keeps its global one.
     cluster.inputs.endpoints.clear();
+    cluster.pod("shop/db-0", "10.1.0.99", "app=db");
     cluster.endpoint("shop/db", "10.1.0.99", Some("db-0"));
     let decision = cluster.pass();
     assert_eq!(decision.addresses.ingress_hosts[&address("242.1.255.254")], address("10.1.0.99"));
