@@ -24,5 +24,5 @@ pub use key::{PublicKey, PublicKeyError};
 pub use link::{MacAddr, link_local, vtep_mac};
 pub use mtu::{MIN_MTU, cable_mtu, overlay_mtu};
 pub use service::{Frontend, Protocol};
-pub use subnets::{ForeignSubnets, SubnetError, overlaps};
+pub use subnets::{ForeignSubnets, SubnetError, check_global, overlaps};
 pub use text::clipped;

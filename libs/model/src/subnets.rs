@@ -18,6 +18,8 @@ pub enum SubnetError {
     TooWide { subnet: IpNet },
     #[error("subnet {subnet} overlaps {reserved}, which no cluster may claim")]
     Reserved { subnet: IpNet, reserved: IpNet },
+    #[error("subnet {subnet} overlaps {overlay}, which Submariner's nodes and cables have themselves")]
+    Overlay { subnet: IpNet, overlay: IpNet },
 }
 
 /// The subnets of this cluster that no other one may claim.
@@ -56,6 +58,21 @@ impl ForeignSubnets {
     }
 }
 
+/// Checks a global CIDR, or a range of them, by itself.
+///
+/// # Errors
+///
+/// [`SubnetError`]: it is too wide for one cluster, no cluster's at all, or where nodes have addresses within a cluster
+/// (240.0.0.0/8) or VXLAN cables theirs (241.0.0.0/8; Submariner chapters 4.9 and 7.3).
+pub fn check_global(subnet: IpNet) -> Result<(), SubnetError> {
+    ForeignSubnets::default().check(subnet)?;
+    let overlays = [240, 241].map(|first| IpNet::V4(Ipv4Net::new_assert([first, 0, 0, 0].into(), 8)));
+    match overlays.into_iter().find(|overlay| overlaps(overlay, &subnet)) {
+        Some(overlay) => Err(SubnetError::Overlay { subnet, overlay }),
+        None => Ok(()),
+    }
+}
+
 /// Tells whether two subnets share an address.
 pub fn overlaps(a: &IpNet, b: &IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
@@ -81,6 +98,19 @@ fn reserved() -> impl Iterator<Item = IpNet> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_global_cidr_is_where_no_overlay_is() {
+        for subnet in ["240.0.0.0/8", "240.1.0.0/16", "241.255.0.0/24"] {
+            let overlay = format!("{}.0.0.0/8", &subnet[..3]).parse().unwrap();
+            let subnet = net(subnet);
+            assert_eq!(check_global(subnet), Err(SubnetError::Overlay { subnet, overlay }));
+        }
+        assert!(matches!(check_global(net("127.1.0.0/16")), Err(SubnetError::Reserved { .. })));
+        for subnet in ["242.0.0.0/8", "169.253.0.0/16", "10.0.0.0/8", "fd00:242::/48"] {
+            assert_eq!(check_global(net(subnet)), Ok(()), "{subnet}");
+        }
+    }
 
     fn net(text: &str) -> IpNet {
         text.parse().expect("a subnet")

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::ArgAction;
 use clap::builder::{BoolishValueParser, FalseyValueParser};
 use culvert_api::object_name;
-use culvert_model::{Addresses, ClusterId, ClusterIdError, ForeignSubnets, IpFamily, SubnetError, overlaps};
+use culvert_model::{Addresses, ClusterId, ClusterIdError, IpFamily, SubnetError, overlaps};
 use ipnet::IpNet;
 
 use crate::logging::LogFormat;
@@ -229,7 +229,7 @@ fn subnets(flag: &'static str, texts: &[String]) -> Result<Vec<IpNet>, FlagError
 /// Checks that global CIDRs can be told from what the cluster has otherwise, and are any cluster's at all.
 fn check_global<'a>(global: &[IpNet], local: impl Iterator<Item = &'a IpNet> + Clone) -> Result<(), FlagError> {
     for &global in global {
-        ForeignSubnets::default().check(global)?;
+        culvert_model::check_global(global)?;
         if let Some(&local) = local.clone().find(|local| overlaps(local, &global)) {
             return Err(FlagError::GlobalOverlaps { global, local });
         }
@@ -315,6 +315,9 @@ mod tests {
         assert_eq!(refusal("242.1.0.0/16"), None);
         assert!(refusal("10.0.0.0/8").unwrap().contains("10.0.0.0/8 overlaps 10.1.0.0/16 of this cluster itself"));
         assert!(refusal("169.254.1.0/24").unwrap().starts_with("--global-cidr: subnet 169.254.1.0/24 overlaps"));
+        assert!(
+            refusal("241.1.0.0/16").unwrap().starts_with("--global-cidr: subnet 241.1.0.0/16 overlaps 241.0.0.0/8")
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod room;
 use std::fmt;
 
 use culvert_api::{Cluster, Record};
-use culvert_model::{ClusterId, ForeignSubnets, IpFamily, SubnetError, overlaps};
+use culvert_model::{ClusterId, IpFamily, SubnetError, check_global, overlaps};
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
@@ -175,9 +175,10 @@ fn joined(cidrs: &[IpNet]) -> String {
 ///
 /// # Errors
 ///
-/// It is loopback, link-local, multicast or unspecified, too wide for one cluster, or too small.
+/// It is loopback, link-local, multicast or unspecified, Submariner's own (240.0.0.0/8 and 241.0.0.0/8), too wide for one
+/// cluster, or too small.
 fn check_usable(cidr: IpNet) -> Result<(), GlobalnetError> {
-    ForeignSubnets::default().check(cidr).map_err(|reason| GlobalnetError::Unusable { cidr, reason })?;
+    check_global(cidr).map_err(|reason| GlobalnetError::Unusable { cidr, reason })?;
     match cidr.max_prefix_len() - cidr.prefix_len() {
         bits if bits < FEWEST.ilog2() as u8 => Err(GlobalnetError::TooSmall { cidr }),
         _ => Ok(()),
