@@ -171,6 +171,7 @@ impl Seen {
         });
         if before.is_none_or(|all| !Arc::ptr_eq(&all.gateways, &now.gateways)) {
             snapshot.put_gateways(now.gateways.records.iter().map(Arc::as_ref));
+            follow_problems(before.map(|all| &all.gateways), &now.gateways, snapshot);
         }
     }
 }
@@ -210,6 +211,11 @@ fn follow<R: Record>(
         }
     }
     old.for_each(|gone| put(snapshot, Change::Gone(gone)));
+    follow_problems(before, now, snapshot);
+}
+
+/// Puts which objects cannot be read, if others could not before.
+fn follow_problems<R: Record>(before: Option<&Shared<R>>, now: &Shared<R>, snapshot: &mut Snapshot) {
     if before.map_or(&[][..], |before| &before.problems) != now.problems {
         let key = |problem: &Problem| ObjectKey {
             namespace: problem.namespace().unwrap_or_default().to_owned(),

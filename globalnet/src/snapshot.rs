@@ -213,6 +213,17 @@ impl Snapshot {
             Holder::Gateway(_) => kind == Gateway::KIND,
         };
         let (keys, texts): (Vec<ObjectKey>, BTreeSet<String>) = objects.unzip();
+        let exports = &mut self.inputs.unclear_exports;
+        let of_exports = match kind {
+            Service::KIND => Some(&mut exports.services),
+            ServiceExport::KIND => Some(&mut exports.exports),
+            EndpointSlice::KIND => Some(&mut exports.slices),
+            _ => None,
+        };
+        if let Some(before) = of_exports {
+            let now = keys.iter().cloned().collect();
+            self.changes.others |= std::mem::replace(before, now) != *before;
+        }
         changes::replace(&mut self.unclear, &kind, Some(texts).filter(|texts| !texts.is_empty()));
         let others = self.inputs.unclear.iter().filter(|one| !of_kind(one)).cloned();
         let unclear: BTreeSet<Holder> = others.chain(keys.into_iter().filter_map(holder)).collect();

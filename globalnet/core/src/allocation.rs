@@ -48,7 +48,7 @@ pub fn allocate(inputs: &Inputs, memory: &Memory) -> Decision {
     let (addresses, groups) = addresses(inputs, &wanted, &all);
     let mut decision = Decision { addresses, notices: wanted.notices.clone(), ..Decision::default() };
     decision.notices.extend(all.iter().filter_map(|(applicant, outcome)| outcome.notice(&applicant.holder)));
-    write_statuses(&mut decision, inputs, &all, &groups);
+    write_statuses(&mut decision, inputs, &wanted, &all, &groups);
     decision.memory = remember(inputs, memory, &leaving, all, ledger);
     decision.delete = leaving.into_iter().map(|(key, _)| key.clone()).collect();
     write_objects(&mut decision, inputs, wanted);
@@ -210,11 +210,12 @@ fn write_objects(decision: &mut Decision, inputs: &Inputs, wanted: Wanted) {
 }
 
 /// Decides which statuses and annotations are written.
-fn write_statuses(decision: &mut Decision, inputs: &Inputs, served: &Served<'_>, groups: &Groups) {
+fn write_statuses(decision: &mut Decision, inputs: &Inputs, wanted: &Wanted, served: &Served<'_>, groups: &Groups) {
+    let is_kept = |holder: &Holder| matches!(holder, Holder::Ingress(key) if wanted.kept.contains(key));
     let none = FoundStatus::default();
     for (applicant, outcome) in served {
         let holder = &applicant.holder;
-        if inputs.unclear.contains(holder) {
+        if inputs.unclear.contains(holder) || is_kept(holder) {
             continue;
         }
         let found = applicant.status.unwrap_or(&none);

@@ -64,7 +64,11 @@ pub(crate) fn applicants<'a>(inputs: &'a Inputs, wanted: &Wanted, families: &[Ip
     for (key, spec) in &wanted.objects {
         let object = inputs.ingress.get(key);
         let (created, status) = (object.and_then(|object| object.created), object.map(|object| &object.status));
-        let demand = ingress_demand(inputs, key, spec, families);
+        let demand = if wanted.kept.contains(key) {
+            Demand::Kept { reason: INVALID_INPUT, message: String::new() }
+        } else {
+            ingress_demand(inputs, key, spec, families)
+        };
         all.push(Applicant::new(Holder::Ingress(key.clone()), created, status, demand));
     }
     for (key, object) in &inputs.ingress {

@@ -15,6 +15,8 @@ use crate::{IngressSpec, Inputs, ObjectKey, Service, ServiceEndpoint, Target};
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {
     pub(crate) objects: BTreeMap<ObjectKey, IngressSpec>,
+    /// Those of them that stay just as they are, since what they rest on is not understood.
+    pub(crate) kept: BTreeSet<ObjectKey>,
     /// Exports that lead to nothing.
     pub(crate) notices: BTreeSet<String>,
 }
@@ -26,8 +28,9 @@ type Identity = (Target, String, Option<IpAddr>);
 pub(crate) fn wanted(inputs: &Inputs) -> Wanted {
     let existing = existing(inputs);
     let mut all = Wanted::default();
+    all.keep(inputs);
     let mut hosts: BTreeMap<(&str, Identity), IngressSpec> = BTreeMap::new();
-    for export in &inputs.exports {
+    for export in inputs.exports.iter().filter(|export| !inputs.unclear_exports.has(export)) {
         let Some(service) = inputs.services.get(export) else {
             all.notices.insert(format!(
                 "ServiceExport {export}: there is no Service {export}: create it, or delete the export"
@@ -44,7 +47,7 @@ pub(crate) fn wanted(inputs: &Inputs) -> Wanted {
             if !service.cluster_ips.is_empty() {
                 let name = export.name.clone();
                 let spec = IngressSpec { target: Target::Service, service: name, pod: None, address: None };
-                all.objects.insert(export.clone(), spec);
+                all.objects.entry(export.clone()).or_insert(spec);
             }
             continue;
         }
@@ -57,11 +60,24 @@ pub(crate) fn wanted(inputs: &Inputs) -> Wanted {
             }
         }
     }
+    hosts.retain(|place, _| !existing.get(place).is_some_and(|(key, _)| all.kept.contains(key)));
     all.name(hosts, &existing);
     all
 }
 
 impl Wanted {
+    /// Adds what is there and is not to change.
+    fn keep(&mut self, inputs: &Inputs) {
+        for (key, object) in &inputs.ingress {
+            if let Ok(spec) = &object.spec
+                && inputs.unclear_exports.concern(&key.namespace, spec)
+            {
+                self.objects.insert(key.clone(), spec.clone());
+                self.kept.insert(key.clone());
+            }
+        }
+    }
+
     /// Adds the objects of pods and endpoints by their names.
     fn name(
         &mut self,

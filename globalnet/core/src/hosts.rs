@@ -57,6 +57,7 @@ impl<'a> Hosts<'a> {
 #[cfg(test)]
 mod tests {
     use crate::testing::{Cluster, address, key};
+    use crate::{Memory, UnclearExports};
 
     /// How many of a cluster's hosts can be reached, and how many leave by the same address.
     fn reached_and_leaving(cluster: &mut Cluster) -> (usize, usize) {
@@ -98,6 +99,45 @@ mod tests {
         assert_eq!(reached_and_leaving(&mut cluster), (1, 0));
         cluster.inputs.endpoints.get_mut(&key("shop/db")).unwrap()[0].endpoints[0].address = address("10.1.0.9");
         assert_eq!(reached_and_leaving(&mut cluster), (0, 0));
+    }
+
+    #[test]
+    fn what_rests_on_something_unclear_stays_as_it_is() {
+        let mut cluster = Cluster::new("242.1.0.0/16");
+        cluster.export("shop/web", "10.96.0.7");
+        cluster.pod("shop/db-0", "10.1.0.5", "app=db");
+        cluster.export_headless("shop/db", true);
+        cluster.endpoint("shop/db", "10.1.0.5", Some("db-0"));
+        let before = cluster.settle();
+        let clear = cluster.clone();
+        for what in 0..3 {
+            cluster = clear.clone();
+            let unclear = &mut cluster.inputs.unclear_exports;
+            match what {
+                0 => unclear.services = [key("shop/web"), key("shop/db")].into(),
+                1 => unclear.exports = [key("shop/web"), key("shop/db")].into(),
+                _ => drop(unclear.slices.insert(key("shop/db-x7x9y"))),
+            }
+            match what {
+                0 => cluster.inputs.services.clear(),
+                1 => cluster.inputs.exports.clear(),
+                _ => cluster.inputs.endpoints.clear(),
+            }
+            for memory in [cluster.memory.clone(), Memory::default()] {
+                cluster.memory = memory;
+                let decision = cluster.pass();
+                assert!(decision.is_settled() && decision.notices.is_empty(), "{decision:?}");
+                assert_eq!(decision.addresses, before.addresses);
+            }
+            cluster.inputs.unclear_exports = UnclearExports::default();
+            assert!(!cluster.pass().delete.is_empty(), "clear again, and gone");
+        }
+        // A pod that is new is served all the same.
+        cluster = clear;
+        cluster.inputs.unclear_exports.slices.insert(key("shop/db-x7x9y"));
+        cluster.pod("shop/db-1", "10.1.0.6", "app=db");
+        cluster.endpoint("shop/db", "10.1.0.6", Some("db-1"));
+        assert_eq!(reached_and_leaving(&mut cluster), (2, 2));
     }
 
     #[test]

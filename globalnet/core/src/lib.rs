@@ -30,6 +30,7 @@ pub use lingering::Lingering;
 pub use nat::{REFUSED, desired, from_cable};
 pub use objects::{
     Condition, Decision, EgressObject, FoundStatus, Holder, IngressObject, IngressSpec, Inputs, Memory, Status, Target,
+    UnclearExports,
 };
 pub use pool::{Pool, PoolError};
 pub use selector::{Selector, SelectorError};

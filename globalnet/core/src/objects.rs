@@ -27,6 +27,31 @@ pub struct Inputs {
     pub gateways: BTreeMap<String, Option<String>>,
     /// Objects that are there but cannot be understood: what they were known to hold stays theirs.
     pub unclear: BTreeSet<Holder>,
+    /// The same of what exports rest on.
+    pub unclear_exports: UnclearExports,
+}
+
+/// What exports rest on and cannot be understood, though it is there: the GlobalIngressIPs that it has a say in stay.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnclearExports {
+    pub services: BTreeSet<ObjectKey>,
+    pub exports: BTreeSet<ObjectKey>,
+    /// Whose Service they are cannot be told either, so they count for all of their namespaces.
+    pub slices: BTreeSet<ObjectKey>,
+}
+
+impl UnclearExports {
+    /// Tells whether that is so of the Service or its export.
+    pub(crate) fn has(&self, service: &ObjectKey) -> bool {
+        self.services.contains(service) || self.exports.contains(service)
+    }
+
+    /// Tells whether it has a say in an object in `namespace`.
+    pub(crate) fn concern(&self, namespace: &str, spec: &IngressSpec) -> bool {
+        let service = || ObjectKey { namespace: namespace.to_owned(), name: spec.service.clone() };
+        let of_namespace = || self.slices.iter().any(|slice| slice.namespace == namespace);
+        *self != Self::default() && (spec.target != Target::Service && of_namespace() || self.has(&service()))
+    }
 }
 
 impl Inputs {
@@ -39,7 +64,19 @@ impl Inputs {
     /// [all pods have](Self::reads_all_pods).
     pub fn namespaces_of_pods(&self) -> BTreeSet<&str> {
         let headless = self.exports.iter().filter(|export| self.reads_endpoints_of(export));
-        self.egress.keys().chain(headless).map(|key| key.namespace.as_str()).collect()
+        let kept = self.kept_without_clarity(Target::Pod);
+        self.egress.keys().chain(headless).chain(kept).map(|key| key.namespace.as_str()).collect()
+    }
+
+    /// Returns the objects of a kind that stay because of what is not understood.
+    fn kept_without_clarity(&self, target: Target) -> impl Iterator<Item = &ObjectKey> {
+        let stays = move |key: &ObjectKey, object: &IngressObject| {
+            object
+                .spec
+                .as_ref()
+                .is_ok_and(|spec| spec.target == target && self.unclear_exports.concern(&key.namespace, spec))
+        };
+        self.ingress.iter().filter(move |(key, object)| stays(key, object)).map(|(key, _)| key)
     }
 
     /// Tells whether pods of all namespaces have a say: where endpoints without pods are exported, they are not to leave as
@@ -47,6 +84,7 @@ impl Inputs {
     pub fn reads_all_pods(&self) -> bool {
         let headless = self.exports.iter().filter(|export| self.reads_endpoints_of(export));
         headless.filter_map(|export| self.services.get(export)).any(|service| !service.has_selector)
+            || self.kept_without_clarity(Target::Endpoint).next().is_some()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use culvert_api::EndpointSpec;
-use culvert_globalnet_core::{Memory, allocate};
+use culvert_globalnet_core::{Holder, Memory, allocate};
 use culvert_runtime::{Listing, Location, Place};
 use proptest::collection::vec;
 use proptest::option;
@@ -108,7 +108,7 @@ impl World {
             global: is_global.then(|| Global {
                 pods: self.pods.listing(unclear),
                 exports: self.exports.listing(unclear),
-                gateways: self.gateways.listing(None),
+                gateways: self.gateways.listing(unclear),
                 ingress: self.ingress.listing(unclear),
                 egress: self.egress.listing(unclear),
                 cluster_egress: self.cluster_egress.listing(unclear),
@@ -182,6 +182,31 @@ impl World {
             }))),
         }
     }
+}
+
+#[test]
+fn an_export_keeps_its_object_while_what_it_rests_on_cannot_be_read() {
+    let mut world = World::default();
+    let (service, other) = (("shop", "a"), ("shop", "b"));
+    world.set(0, service, Some(0));
+    world.set(3, service, Some(0));
+    world.set(4, service, Some(1));
+    world.set(5, service, Some(0));
+    world.set(5, other, Some(0));
+    // Nothing is read of Service, export, gateway and object.
+    let unreadable = Known::of(&config(true), world.seen(Some(service), true));
+    let problems = unreadable.snapshot.problems();
+    assert!(problems.iter().any(|problem| problem.contains("Gateway")), "{problems:?}");
+    let gateway = Holder::Gateway("a".to_owned());
+    assert!(unreadable.snapshot.inputs.unclear.contains(&gateway));
+    // The object itself can be read.
+    let mut seen = world.seen(Some(service), true);
+    if let Some(global) = &mut seen.global {
+        global.ingress = world.ingress.listing(None);
+    }
+    let decision = allocate(&Known::of(&config(true), seen).snapshot.inputs, &Memory::default());
+    assert_eq!(decision.delete.into_iter().map(|key| key.name).collect::<Vec<_>>(), ["b"]);
+    assert_eq!(decision.addresses.ingress_services.len(), 1);
 }
 
 proptest! {
