@@ -19,6 +19,9 @@ use crate::{
     Condition, Decision, FoundStatus, GlobalAddresses, Holder, IngressObject, Inputs, Memory, ObjectKey, Status, Target,
 };
 
+/// How many addresses rest: pods of Deployments never come again by the same name, and the memory is not to grow for ever.
+const MAX_RESTED: usize = 4096;
+
 /// Decides who holds which address.
 ///
 /// `memory` is that of this process's last decision, empty when it has just become active. It wins over statuses: one that
@@ -90,21 +93,21 @@ fn keep(applicants: &[Applicant<'_>], leaving: &Leaving<'_>, memory: &Memory, le
         let addresses = remembered(&Holder::Ingress((*key).clone())).into_iter().flatten().chain(found);
         addresses.for_each(|&address| ledger.block(address));
     }
+    memory.rested.iter().for_each(|(address, holder)| ledger.rest(*address, holder));
     // Mostly nothing has gone since the last pass.
     if known.iter().filter(|&&known| known).count() < memory.held.len() {
         for (holder, addresses) in &memory.held {
             addresses.iter().for_each(|&address| ledger.rest(address, holder));
         }
     }
-    memory.rested.iter().for_each(|(&address, holder)| ledger.rest(address, holder));
     kept
 }
 
 /// Returns what rests by who had it.
 fn former(memory: &Memory) -> BTreeMap<&Holder, Vec<IpAddr>> {
     let mut all: BTreeMap<&Holder, Vec<IpAddr>> = BTreeMap::new();
-    for (&address, holder) in &memory.rested {
-        all.entry(holder).or_default().push(address);
+    for (address, holder) in &memory.rested {
+        all.entry(holder).or_default().push(*address);
     }
     all
 }
@@ -144,9 +147,11 @@ fn remember(inputs: &Inputs, memory: &Memory, leaving: &Leaving<'_>, served: Ser
         holding.map(|(applicant, outcome)| (applicant.holder, outcome.addresses)).collect();
     let all: BTreeSet<IpAddr> = held.values().flatten().copied().collect();
     let mut rested = ledger.into_rested(&all);
+    let mut resting: BTreeSet<IpAddr> = rested.iter().map(|(address, _)| *address).collect();
     let mut rest = |holder: &Holder, address: IpAddr| {
-        if !all.contains(&address) && inputs.cidrs.iter().any(|cidr| cidr.contains(&address)) {
-            rested.entry(address).or_insert_with(|| holder.clone());
+        let is_ours = || inputs.cidrs.iter().any(|cidr| cidr.contains(&address));
+        if !all.contains(&address) && is_ours() && resting.insert(address) {
+            rested.push((address, holder.clone()));
         }
     };
     for (key, found) in leaving {
@@ -155,6 +160,7 @@ fn remember(inputs: &Inputs, memory: &Memory, leaving: &Leaving<'_>, served: Ser
     for (holder, addresses) in &memory.held {
         addresses.iter().for_each(|&address| rest(holder, address));
     }
+    rested.drain(..rested.len().saturating_sub(MAX_RESTED));
     Memory { held, rested }
 }
 

@@ -29,13 +29,16 @@ pub(crate) enum Refusal {
 pub(crate) struct Ledger {
     pools: Vec<Pool>,
     held: BTreeMap<IpAddr, Holder>,
-    /// Addresses that nobody holds but that others get only when no other address is free.
-    rested: BTreeMap<IpAddr, Holder>,
+    /// Addresses that nobody holds but that others get only when no other address is free, and when they came to rest.
+    rested: BTreeMap<IpAddr, (usize, Holder)>,
+    /// How many came to rest.
+    rests: usize,
 }
 
 impl Ledger {
     pub(crate) fn new(cidrs: &[IpNet]) -> Self {
-        Self { pools: cidrs.iter().copied().map(Pool::new).collect(), held: BTreeMap::new(), rested: BTreeMap::new() }
+        let pools = cidrs.iter().copied().map(Pool::new).collect();
+        Self { pools, held: BTreeMap::new(), rested: BTreeMap::new(), rests: 0 }
     }
 
     /// Returns the families of which there are addresses, in the order of the CIDRs.
@@ -68,10 +71,11 @@ impl Ledger {
         }
     }
 
-    /// Lets an address rest that nobody has claimed: its old holder may claim it.
+    /// Lets an address rest that nobody has claimed: its old holder may claim it. What rests longer is to come first.
     pub(crate) fn rest(&mut self, address: IpAddr, holder: &Holder) {
         if self.pools.iter_mut().any(|pool| pool.reserve(address).is_ok()) {
-            self.rested.insert(address, holder.clone());
+            self.rested.insert(address, (self.rests, holder.clone()));
+            self.rests += 1;
         }
     }
 
@@ -95,20 +99,33 @@ impl Ledger {
         };
         let given = match pool.allocate(count) {
             Ok(given) => given,
-            Err(_) => {
-                self.rested.retain(|&address, _| !pool.release(address));
-                pool.allocate(count)?
+            Err(exhausted) => {
+                let resting = self.rested.iter().filter(|(address, _)| pool.has(**address));
+                let mut oldest: Vec<(usize, IpAddr)> =
+                    resting.map(|(&address, &(since, _))| (since, address)).collect();
+                oldest.sort_unstable();
+                let mut given = Err(exhausted);
+                for (_, address) in oldest {
+                    self.rested.remove(&address);
+                    pool.release(address);
+                    given = pool.allocate(count);
+                    if given.is_ok() {
+                        break;
+                    }
+                }
+                given?
             }
         };
         self.held.extend(given.iter().map(|&address| (address, holder.clone())));
         Ok(given)
     }
 
-    /// Returns what rests, and what was claimed by whom but is in none of `held` in the end.
-    pub(crate) fn into_rested(self, held: &BTreeSet<IpAddr>) -> BTreeMap<IpAddr, Holder> {
-        let mut rested = self.rested;
-        rested.extend(self.held.into_iter().filter(|(address, _)| !held.contains(address)));
-        rested
+    /// Returns what rests, the longest first, and what was claimed by whom but is in none of `held` in the end.
+    pub(crate) fn into_rested(self, held: &BTreeSet<IpAddr>) -> Vec<(IpAddr, Holder)> {
+        let mut rested: Vec<_> = self.rested.into_iter().collect();
+        rested.sort_unstable_by_key(|(_, (since, _))| *since);
+        let rested = rested.into_iter().map(|(address, (_, holder))| (address, holder));
+        rested.chain(self.held.into_iter().filter(|(address, _)| !held.contains(address))).collect()
     }
 }
 
@@ -137,6 +154,19 @@ mod tests {
         let given = ledger.allocate(IpFamily::V4, 1, &holder("new")).unwrap();
         assert_eq!(given, [address("242.1.0.2")], "nothing else is free");
         assert_eq!(ledger.into_rested(&BTreeSet::new()).len(), 2, "the two that were given");
+    }
+
+    #[test]
+    fn what_rests_longest_goes_first_and_no_more_than_is_missing() {
+        let mut ledger = Ledger::new(&["242.1.0.0/29".parse().unwrap()]);
+        for last in [4, 2, 6, 1, 3] {
+            ledger.rest(address(&format!("242.1.0.{last}")), &holder("old"));
+        }
+        let given = ledger.allocate(IpFamily::V4, 3, &holder("new")).unwrap();
+        assert_eq!(given, ["242.1.0.2", "242.1.0.4", "242.1.0.5"].map(address), "one was free, and two are the oldest");
+        let rested: Vec<IpAddr> =
+            ledger.into_rested(&given.into_iter().collect()).into_iter().map(|one| one.0).collect();
+        assert_eq!(rested, ["242.1.0.6", "242.1.0.1", "242.1.0.3"].map(address));
     }
 
     #[test]

@@ -187,9 +187,9 @@ impl fmt::Display for Holder {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     pub held: BTreeMap<Holder, Vec<IpAddr>>,
-    /// Addresses that were given back, and who had them: their old holder gets them again, others only when no other
-    /// address is free.
-    pub rested: BTreeMap<IpAddr, Holder>,
+    /// Addresses that were given back, and who had them, the one that rests longest first: their old holder gets them
+    /// again, others only when no other address is free. At most 4096.
+    pub rested: Vec<(IpAddr, Holder)>,
 }
 
 /// What has to be. Only differences are to be written; the order does not matter, and what fails comes again in the next

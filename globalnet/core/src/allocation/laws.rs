@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::allocate;
-use crate::testing::{Cluster, address, cluster_egress, key};
+use crate::testing::{Cluster, address, cluster_egress, egress, key};
 use crate::{ALLOCATED, CLUSTER_EGRESS, Decision, Holder};
 
 const NAMES: [&str; 4] = ["shop/a", "shop/b", "bank/a", "bank/b"];
@@ -146,7 +146,7 @@ fn check(before: &Cluster, decision: &Decision) -> Result<(), TestCaseError> {
     let held: BTreeSet<IpAddr> = decision.memory.held.values().flatten().copied().collect();
     prop_assert!(distinct.is_subset(&held));
     prop_assert_eq!(held.len(), decision.memory.held.values().flatten().count());
-    prop_assert!(decision.memory.rested.keys().all(|one| !held.contains(one)));
+    prop_assert!(decision.memory.rested.iter().all(|(one, _)| !held.contains(one)));
     // Nobody gets what another object was given by this process in the pass before and has not given back since.
     for (holder, addresses) in &before.memory.held {
         let is_there = match holder {
@@ -234,4 +234,14 @@ fn check_told(cluster: &mut Cluster, decision: &Decision) -> Result<(), TestCase
         }
     }
     Ok(())
+}
+
+#[test]
+fn no_more_addresses_rest_than_a_few_thousand_and_the_newest_do() {
+    let mut cluster = Cluster::new("242.0.0.0/8");
+    cluster.pass();
+    let old = |number: u32| (std::net::Ipv4Addr::from(0xf201_0000 + number).into(), egress(&format!("shop/{number}")));
+    cluster.memory.rested = (0..5000).map(old).collect();
+    cluster.pass();
+    assert_eq!(cluster.memory.rested, (904..5000).map(old).collect::<Vec<_>>());
 }
