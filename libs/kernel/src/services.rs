@@ -176,15 +176,26 @@ impl ServiceTable {
             nft::run(&["-f", "-"], &script).await?;
         }
         let rules = script.lines().filter(|line| line.starts_with("add rule ")).count();
+        if let Some(held) = self.read_settled(rules)? {
+            return Ok(held);
+        }
+        // Rules in a chain that is none of ours are there to stay.
+        tracing::warn!(table = name, "the table of services has what is not ours; it is made anew");
+        nft::run(&["-f", "-"], &format!("add table inet {name}\ndelete table inet {name}\n{script}")).await?;
+        self.read_settled(rules)?.ok_or(KernelError::ServicesBusy { table: name })
+    }
+
+    /// Reads the table until it is the same for a moment; `None` if it never is.
+    fn read_settled(&mut self, rules: usize) -> Result<Option<Held>, KernelError> {
         for _ in 0..ATTEMPTS {
             match self.read(rules) {
-                Ok(Some(held)) => return Ok(held),
+                Ok(Some(held)) => return Ok(Some(held)),
                 Ok(None) => {}
                 Err(error) if error.raw_os_error() == Some(ERESTART) => {}
                 Err(error) => return Err(self.error("read", error)),
             }
         }
-        Err(KernelError::ServicesBusy { table: name })
+        Ok(None)
     }
 
     /// Fills all chains that are there, which another version may have made, and reads all elements; `None` if there
@@ -422,32 +433,60 @@ mod tests {
 
     use super::*;
 
-    /// What this kernel counts for us has to be found out by samples on an older one.
-    #[test]
-    fn a_flushed_map_is_noticed_without_counts() {
-        let test = async {
-            let name = "culvert_test".to_owned();
-            let table = Table { name: name.clone(), prerouting: String::new(), output: None };
-            let mut kernel = ServiceTable::open(table).await.unwrap();
-            let at = |port| Frontend { address: [242, 0, 0, 1].into(), protocol: Protocol::Tcp, port };
-            let service = |affinity| {
-                let backends = BTreeMap::from([(Backend { address: [10, 1, 0, 1].into(), port: 80 }, 1)]);
-                Service { backends, affinity }
-            };
-            let services = [(at(80), service(None)), (at(81), service(Some(60)))].into();
-            kernel.converge(&services).await.unwrap();
-            for map in ["services4", "slots4", "ids4", "by_id4"] {
-                let held = kernel.held.as_ref().unwrap();
-                assert!(has_samples(&mut kernel.socket, &name, held).unwrap());
-                nft::run(&["flush", "map", "inet", &name, map], "").await.unwrap();
-                assert!(!has_samples(&mut kernel.socket, &name, held).unwrap(), "{map}");
-                assert!(kernel.converge(&services).await.unwrap().elements > 0);
-            }
-        };
+    fn at(port: u16) -> Frontend {
+        Frontend { address: [242, 0, 0, 1].into(), protocol: Protocol::Tcp, port }
+    }
+
+    fn service(affinity: Option<u32>) -> Service {
+        let backends = BTreeMap::from([(Backend { address: [10, 1, 0, 1].into(), port: 80 }, 1)]);
+        Service { backends, affinity }
+    }
+
+    fn table(name: &str) -> Table {
+        Table { name: name.to_owned(), prerouting: String::new(), output: None }
+    }
+
+    /// Runs a test in a network namespace of its own.
+    fn isolated(test: impl Future<Output = ()> + Send + 'static) {
         let run = || {
             unshare(CloneFlags::CLONE_NEWNET).expect("root makes network namespaces: run the tests as root");
             tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
         };
         thread::spawn(run).join().unwrap();
+    }
+
+    #[test]
+    fn a_rule_in_a_foreign_chain_of_the_table_is_removed() {
+        isolated(async {
+            let name = "culvert_test";
+            let mut kernel = ServiceTable::open(table(name)).await.unwrap();
+            let services = [(at(80), service(None))].into();
+            kernel.converge(&services).await.unwrap();
+            let foreign = format!("add chain inet {name} foreign\nadd rule inet {name} foreign accept\n");
+            nft::run(&["-f", "-"], &foreign).await.unwrap();
+            assert_eq!(kernel.converge(&services).await.unwrap().services, 1, "put anew");
+            nft::run(&["-f", "-"], &foreign).await.unwrap();
+            let mut next = ServiceTable::open(table(name)).await.unwrap();
+            next.converge(&services).await.unwrap();
+            assert!(next.converge(&services).await.unwrap().elements == 0);
+        });
+    }
+
+    /// What this kernel counts for us has to be found out by samples on an older one.
+    #[test]
+    fn a_flushed_map_is_noticed_without_counts() {
+        isolated(async {
+            let name = "culvert_test";
+            let mut kernel = ServiceTable::open(table(name)).await.unwrap();
+            let services = [(at(80), service(None)), (at(81), service(Some(60)))].into();
+            kernel.converge(&services).await.unwrap();
+            for map in ["services4", "slots4", "ids4", "by_id4"] {
+                let held = kernel.held.as_ref().unwrap();
+                assert!(has_samples(&mut kernel.socket, name, held).unwrap());
+                nft::run(&["flush", "map", "inet", name, map], "").await.unwrap();
+                assert!(!has_samples(&mut kernel.socket, name, held).unwrap(), "{map}");
+                assert!(kernel.converge(&services).await.unwrap().elements > 0);
+            }
+        });
     }
 }
