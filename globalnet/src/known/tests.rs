@@ -15,6 +15,7 @@ use super::*;
 
 fn config(is_global: bool) -> Config {
     Config {
+        local: Vec::new(),
         cluster: "east".parse().unwrap(),
         global: is_global.then(|| "242.1.0.0/28".parse().unwrap()).into_iter().collect(),
         records: Location::from("/r"),
@@ -102,17 +103,15 @@ impl<R> Default for Kept<R> {
 impl World {
     fn seen(&self, unclear: Option<(&str, &str)>, is_global: bool) -> Seen {
         Seen {
+            gateways: self.gateways.listing(None),
+            ingress: self.ingress.listing(unclear),
+            egress: self.egress.listing(unclear),
+            cluster_egress: self.cluster_egress.listing(unclear),
             endpoints: Kept::default().listing(None),
             services: self.services.listing(unclear),
             slices: self.slices.listing(unclear),
-            global: is_global.then(|| Global {
-                pods: self.pods.listing(unclear),
-                exports: self.exports.listing(unclear),
-                gateways: self.gateways.listing(None),
-                ingress: self.ingress.listing(unclear),
-                egress: self.egress.listing(unclear),
-                cluster_egress: self.cluster_egress.listing(unclear),
-            }),
+            global: is_global
+                .then(|| Global { pods: self.pods.listing(unclear), exports: self.exports.listing(unclear) }),
         }
     }
 
