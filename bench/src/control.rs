@@ -5,7 +5,7 @@
 //! the many come, since its copies of their records would be made on the same processors.
 
 mod crowd;
-mod process;
+pub(crate) mod process;
 mod report;
 mod requests;
 mod routes;

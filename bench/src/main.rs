@@ -5,6 +5,7 @@
 mod candidate;
 mod control;
 mod cpu;
+mod globalnet;
 mod iperf;
 mod latency;
 mod measure;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::control::ControlArgs;
+use crate::globalnet::GlobalnetArgs;
 use crate::path::PathArgs;
 
 /// Measures Culvert beside what it is compared with.
@@ -31,12 +33,15 @@ enum Bench {
     Path(PathArgs),
     /// The control plane: joining, what the components cost, and many remote clusters at the broker.
     Control(ControlArgs),
+    /// Globalnet's daemon: how soon one of many services changes, what it costs, and what the packets pay.
+    Globalnet(GlobalnetArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Bench::parse() {
         Bench::Path(args) => path::run(&args),
         Bench::Control(args) => control::run(&args),
+        Bench::Globalnet(args) => globalnet::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

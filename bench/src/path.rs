@@ -109,7 +109,7 @@ pub(crate) fn machine() -> Result<Machine> {
 }
 
 /// An interrupt leaves nothing behind but an empty control group, which the next run uses. Must run before any other thread starts: they inherit the mask.
-fn remove_when_interrupted() -> Result<()> {
+pub(crate) fn remove_when_interrupted() -> Result<()> {
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
     signals.thread_block()?;
     std::thread::spawn(move || {

@@ -15,7 +15,7 @@ use culvert_setup::manifests::{self, DAEMONS, GATEWAY, GLOBALNET};
 use culvert_setup::names::{MANAGED_BY, OPERATOR_NAMESPACE, PSK_SECRET};
 use culvert_setup::{
     Asked, BrokerCredentials, BrokerInfo, Facts, GatewayNodes, Installation, JoinRequest, Kind, LocalObstacle, Member,
-    ObjectRef, Server, Settings, prepare_member,
+    ObjectRef, Server, Settings, join_rights, prepare_member,
 };
 use ipnet::IpNet;
 use serde::Serialize;
@@ -94,10 +94,12 @@ pub(crate) async fn run(asked: &Join) -> Result<String> {
     let cluster = plan.settings.cluster.clone();
     let networks = plan.settings.networks.all();
     let used = [networks.clone(), plan.node_addresses.clone()].concat();
+    let member = Member { broker: info.namespace.clone(), cluster: cluster.clone() };
+    let rights = join_rights(&broker, &member).await?;
     let wish = globalnet::wish(asked.globalnet()?, &broker, &info.namespace).await?;
     let wanted = wish.as_ref().map(|wish| Asked { cluster: &cluster, wish, local: &used });
     let request = JoinRequest {
-        member: Member { broker: info.namespace.clone(), cluster: cluster.clone() },
+        member,
         identity,
         known: plan.installation.is_known_as(&cluster),
         claims: match &wanted {
@@ -106,7 +108,7 @@ pub(crate) async fn run(asked: &Join) -> Result<String> {
         },
     };
     tell(&format!("Asking the broker for this cluster's account, {}", broker.url()));
-    let credentials = prepare_member(&broker, &request, info.ca.as_deref()).await?;
+    let credentials = prepare_member(&broker, rights, &request, info.ca.as_deref()).await?;
     if let Some(wanted) = &wanted {
         plan.settings.global = broker.allocate(&info.namespace, wanted).await?;
     }

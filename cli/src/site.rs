@@ -11,7 +11,9 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 use culvert_model::ClusterId;
 use culvert_setup::manifests::{DAEMONS, GATEWAY, GLOBAL_CIDR, GLOBALNET, ROUTE_AGENT};
-use culvert_setup::{Asked, JoinRequest, Member, Networks, Server, Settings, Site, SiteError, Wish, prepare_member};
+use culvert_setup::{
+    Asked, JoinRequest, Member, Networks, Server, Settings, Site, SiteError, Wish, join_rights, prepare_member,
+};
 use serde::Serialize;
 use tokio::process::Command;
 
@@ -78,6 +80,8 @@ pub(crate) async fn join(asked: &Join) -> Result<String> {
     let broker = Server::of_broker(&info).await?;
     let identity = site.prepare()?;
     let networks = settings.networks.all();
+    let member = Member { broker: info.namespace.clone(), cluster: cluster.clone() };
+    let rights = join_rights(&broker, &member).await?;
     let wish = match asked.globalnet()? {
         // A join starts no daemon of a site that translates addresses: it has to be meant.
         Choice::AsBroker if had_global => Some(Wish::Default),
@@ -86,7 +90,7 @@ pub(crate) async fn join(asked: &Join) -> Result<String> {
     };
     let wanted = wish.as_ref().map(|wish| Asked { cluster: &cluster, wish, local: &networks });
     let request = JoinRequest {
-        member: Member { broker: info.namespace.clone(), cluster: cluster.clone() },
+        member,
         identity,
         known: joined.is_some(),
         claims: match &wanted {
@@ -95,7 +99,7 @@ pub(crate) async fn join(asked: &Join) -> Result<String> {
         },
     };
     tell(&format!("Asking the broker for this site's account, {}", broker.url()));
-    let credentials = prepare_member(&broker, &request, info.ca.as_deref()).await?;
+    let credentials = prepare_member(&broker, rights, &request, info.ca.as_deref()).await?;
     if let Some(wanted) = &wanted {
         settings.global = broker.allocate(&info.namespace, wanted).await?;
     }

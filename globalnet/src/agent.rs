@@ -10,18 +10,14 @@
 
 use std::collections::BTreeSet;
 
-use culvert_globalnet_core::{
-    Decision, GlobalAddresses, Inputs, Lingering, Memory, Serving, allocate, desired, served,
-};
-use culvert_kernel::{
-    Kernel, KernelError, ServiceReport, ServiceTable, forget_flows_not_from, forget_flows_past, forget_flows_to,
-};
-use culvert_model::{Frontend, clipped};
-use culvert_runtime::reconcile::Pass;
+use culvert_globalnet_core::{Decision, GlobalAddresses, Inputs, Memory, Serving, allocate, desired, served};
+use culvert_kernel::{Kernel, KernelError, ServiceTable};
+use culvert_model::clipped;
+use culvert_runtime::reconcile::{Pass, Wake};
 use culvert_runtime::{Objects, Records};
-use culvert_services::Backend;
 
 use crate::config::Config;
+use crate::flows::Flows;
 use crate::known::Known;
 use crate::snapshot::Changes;
 use crate::write::Writer;
@@ -51,8 +47,8 @@ pub(crate) struct Agent {
     decided: Option<Decided>,
     /// What was given, while this node's gateway is the active one.
     memory: Memory,
-    /// Backends that serve no more, but may finish.
-    lingering: Lingering,
+    flows: Flows,
+    wake: Wake,
     /// The kernel may not be as it was decided, but for services.
     is_kernel_due: bool,
     /// What is not as it should be and was logged.
@@ -97,6 +93,7 @@ impl Agent {
         objects: Objects,
         kernel: Kernel,
         services: ServiceTable,
+        wake: Wake,
     ) -> Self {
         Self {
             config,
@@ -108,7 +105,8 @@ impl Agent {
             serving: Serving::default(),
             decided: None,
             memory: Memory::default(),
-            lingering: Lingering::default(),
+            flows: Flows::default(),
+            wake,
             is_kernel_due: true,
             told: BTreeSet::new(),
             ready: false,
@@ -180,7 +178,12 @@ impl Agent {
         if let Some(mut decision) = decision.filter(|_| known.is_active) {
             self.memory = std::mem::take(&mut decision.memory);
             if failed.is_empty() {
-                failed = Writer { records: &self.records, objects: &self.objects, known }.write(&decision).await;
+                let writer = Writer { records: &self.records, objects: &self.objects, known };
+                let written = writer.write(&decision).await;
+                if written.has_more {
+                    self.wake.wake();
+                }
+                failed = written.failed;
             }
         }
         if !std::mem::replace(&mut self.ready, true) {
@@ -206,17 +209,16 @@ impl Agent {
             failed.extend(self.converge(addresses).await?);
         }
         let services = self.services.converge(self.serving.services()).await?;
-        let endpoints = &known.snapshot.inputs.endpoints;
-        let gone = self.lingering.forgotten(&services.gone, self.serving.services(), endpoints);
-        let forgotten = forget(&services, &gone).await;
+        if services.elements > 0 {
+            tracing::debug!(elements = services.elements, "Services in the kernel are changed");
+        }
+        self.flows.note(&services);
         if self.is_kernel_due {
             failed.extend(self.converge(addresses).await?);
         }
-        if !self.ready && !addresses.cidrs.is_empty() {
-            // What began before there was a translation goes on without one for as long as it lives.
-            forget_flows_not_from(&known.remote, &addresses.cidrs).await?;
-        }
-        forgotten.map(|()| failed)
+        let endpoints = &known.snapshot.inputs.endpoints;
+        self.flows.forget(addresses, &known.remote, self.serving.services(), endpoints, !self.is_kernel_due).await?;
+        Ok(failed)
     }
 
     /// Brings the kernel to the addresses, but for services; returns what failed.
@@ -225,6 +227,7 @@ impl Agent {
         let report = self.kernel.converge(&desired(addresses)).await?;
         self.is_kernel_due = !report.failed.is_empty();
         if report.applied > 0 {
+            self.flows.unsettle();
             tracing::debug!(steps = report.applied, "Kernel state is changed");
         }
         Ok(report.failed)
@@ -240,13 +243,4 @@ impl Agent {
         }
         self.told = obstacles;
     }
-}
-
-async fn forget(services: &ServiceReport, gone: &[(Frontend, Backend)]) -> Result<(), KernelError> {
-    forget_flows_to(gone).await?;
-    forget_flows_past(&services.begun).await?;
-    if services.elements > 0 {
-        tracing::debug!(elements = services.elements, "Services in the kernel are changed");
-    }
-    Ok(())
 }

@@ -35,6 +35,8 @@ fn seen_address(text: &str) -> Result<Seen, String> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub cluster: ClusterId,
+    /// Pod and service CIDRs of this cluster.
+    pub local: Vec<IpNet>,
     /// Empty: the cluster is reached by its own addresses.
     pub global: Vec<IpNet>,
     pub records: Location,
@@ -45,8 +47,8 @@ impl TryFrom<Args> for Config {
     type Error = FlagError;
 
     fn try_from(args: Args) -> Result<Self, Self::Error> {
-        let NodeIdentity { cluster, records, node, global, .. } = args.node.identity()?;
-        Ok(Self { cluster, global, records, node })
+        let NodeIdentity { cluster, records, node, global, pods, services } = args.node.identity()?;
+        Ok(Self { cluster, local: [pods, services].concat(), global, records, node })
     }
 }
 

@@ -8,6 +8,7 @@ use culvert_api::{
     Service, ServiceExport,
 };
 use culvert_globalnet_core::ObjectKey;
+use culvert_model::ForeignSubnets;
 use culvert_runtime::{Objects, Problem, Records, Shared, StoreError};
 use ipnet::IpNet;
 
@@ -16,8 +17,14 @@ use crate::snapshot::Snapshot;
 
 /// What is read of this cluster's own records.
 pub(crate) const RECORDS: &[Resource] = &[Endpoint::RESOURCE, Gateway::RESOURCE];
-/// What is read in all namespaces without Globalnet.
-pub(crate) const SERVICES: &[Resource] = &[Service::RESOURCE, EndpointSlice::RESOURCE];
+/// What is read in all namespaces without Globalnet. Objects that had addresses once are to hear that they have none.
+pub(crate) const SERVICES: &[Resource] = &[
+    Service::RESOURCE,
+    EndpointSlice::RESOURCE,
+    GlobalIngressIP::RESOURCE,
+    GlobalEgressIP::RESOURCE,
+    ClusterGlobalEgressIP::RESOURCE,
+];
 /// What is read in all namespaces with it.
 pub(crate) const OBJECTS: &[Resource] = &[
     Service::RESOURCE,
@@ -46,19 +53,19 @@ struct Seen {
     endpoints: Shared<Endpoint>,
     services: Shared<Service>,
     slices: Shared<EndpointSlice>,
-    /// `None` without Globalnet.
-    global: Option<Global>,
-}
-
-/// What is read with Globalnet.
-#[derive(Clone, Debug)]
-struct Global {
-    pods: Shared<Pod>,
-    exports: Shared<ServiceExport>,
     gateways: Shared<Gateway>,
     ingress: Shared<GlobalIngressIP>,
     egress: Shared<GlobalEgressIP>,
     cluster_egress: Shared<ClusterGlobalEgressIP>,
+    /// `None` without Globalnet.
+    global: Option<Global>,
+}
+
+/// What is read with Globalnet only: pods are many.
+#[derive(Clone, Debug)]
+struct Global {
+    pods: Shared<Pod>,
+    exports: Shared<ServiceExport>,
 }
 
 impl Known {
@@ -103,35 +110,30 @@ impl Known {
     }
 
     pub(crate) fn ingress(&self, key: &ObjectKey) -> Option<&GlobalIngressIP> {
-        find(&self.seen.global.as_ref()?.ingress, key)
+        find(&self.seen.ingress, key)
     }
 
     pub(crate) fn egress(&self, key: &ObjectKey) -> Option<&GlobalEgressIP> {
-        find(&self.seen.global.as_ref()?.egress, key)
+        find(&self.seen.egress, key)
     }
 
     pub(crate) fn cluster_egress(&self, name: &str) -> Option<&ClusterGlobalEgressIP> {
         let key = ObjectKey { name: name.to_owned(), ..ObjectKey::default() };
-        find(&self.seen.global.as_ref()?.cluster_egress, &key)
+        find(&self.seen.cluster_egress, &key)
     }
 }
 
 impl Seen {
     async fn read(config: &Config, records: &Records, objects: &Objects) -> Result<Self, StoreError> {
-        let global = async || {
-            Ok(Global {
-                pods: objects.list_shared().await?,
-                exports: objects.list_shared().await?,
-                gateways: records.list_shared().await?,
-                ingress: objects.list_shared().await?,
-                egress: objects.list_shared().await?,
-                cluster_egress: objects.list_shared().await?,
-            })
-        };
+        let global = async || Ok(Global { pods: objects.list_shared().await?, exports: objects.list_shared().await? });
         Ok(Self {
             endpoints: records.list_shared().await?,
             services: objects.list_shared().await?,
             slices: objects.list_shared().await?,
+            gateways: records.list_shared().await?,
+            ingress: objects.list_shared().await?,
+            egress: objects.list_shared().await?,
+            cluster_egress: objects.list_shared().await?,
             global: if config.global.is_empty() { None } else { Some(global().await?) },
         })
     }
@@ -147,6 +149,27 @@ impl Seen {
             Change::New(now) => snapshot.put_slice(now),
             Change::Other(before, now) => snapshot.change_slice(before, now),
         });
+        follow(before.map(|all| &all.ingress), &self.ingress, snapshot, |snapshot, change| match change {
+            Change::Gone(before) => snapshot.take_ingress(before),
+            Change::New(now) | Change::Other(_, now) => snapshot.put_ingress(now),
+        });
+        follow(before.map(|all| &all.egress), &self.egress, snapshot, |snapshot, change| match change {
+            Change::Gone(before) => snapshot.take_egress(before),
+            Change::New(now) | Change::Other(_, now) => snapshot.put_egress(now),
+        });
+        follow(
+            before.map(|all| &all.cluster_egress),
+            &self.cluster_egress,
+            snapshot,
+            |snapshot, change| match change {
+                Change::Gone(before) => snapshot.take_cluster_egress(before),
+                Change::New(now) | Change::Other(_, now) => snapshot.put_cluster_egress(now),
+            },
+        );
+        if before.is_none_or(|all| !Arc::ptr_eq(&all.gateways, &self.gateways)) {
+            snapshot.put_gateways(self.gateways.records.iter().map(Arc::as_ref));
+            follow_problems(before.map(|all| &all.gateways), &self.gateways, snapshot);
+        }
         let Some(now) = &self.global else { return };
         let before = before.and_then(|all| all.global.as_ref());
         follow(before.map(|all| &all.pods), &now.pods, snapshot, |snapshot, change| match change {
@@ -157,22 +180,6 @@ impl Seen {
             Change::Gone(before) => snapshot.take_export(before),
             Change::New(now) | Change::Other(_, now) => snapshot.put_export(now),
         });
-        follow(before.map(|all| &all.ingress), &now.ingress, snapshot, |snapshot, change| match change {
-            Change::Gone(before) => snapshot.take_ingress(before),
-            Change::New(now) | Change::Other(_, now) => snapshot.put_ingress(now),
-        });
-        follow(before.map(|all| &all.egress), &now.egress, snapshot, |snapshot, change| match change {
-            Change::Gone(before) => snapshot.take_egress(before),
-            Change::New(now) | Change::Other(_, now) => snapshot.put_egress(now),
-        });
-        follow(before.map(|all| &all.cluster_egress), &now.cluster_egress, snapshot, |snapshot, change| match change {
-            Change::Gone(before) => snapshot.take_cluster_egress(before),
-            Change::New(now) | Change::Other(_, now) => snapshot.put_cluster_egress(now),
-        });
-        if before.is_none_or(|all| !Arc::ptr_eq(&all.gateways, &now.gateways)) {
-            snapshot.put_gateways(now.gateways.records.iter().map(Arc::as_ref));
-            follow_problems(before.map(|all| &all.gateways), &now.gateways, snapshot);
-        }
     }
 }
 
@@ -236,11 +243,14 @@ fn find<'a, R: Record>(listing: &'a Shared<R>, key: &ObjectKey) -> Option<&'a R>
     records.get(at).map(Arc::as_ref)
 }
 
-/// Returns the subnets of other clusters.
+/// Returns the subnets of other clusters that may be routed here: what they announce of this cluster's own is none of theirs.
 fn remote(config: &Config, endpoints: &[Arc<Endpoint>]) -> BTreeSet<IpNet> {
     let others = endpoints.iter().filter(|endpoint| endpoint.spec.cluster_id != config.cluster.as_str());
     let subnets = others.flat_map(|endpoint| &endpoint.spec.subnets);
-    subnets.filter_map(|subnet| subnet.parse::<IpNet>().ok()).map(|subnet| subnet.trunc()).collect()
+    let foreign =
+        ForeignSubnets { local: config.local.iter().chain(&config.global).copied().collect(), nodes: Vec::new() };
+    let subnets = subnets.filter_map(|subnet| subnet.parse::<IpNet>().ok()).map(|subnet| subnet.trunc());
+    subnets.filter(|subnet| foreign.check(*subnet).is_ok()).collect()
 }
 
 /// Tells whether the newest Endpoint of this cluster is that of the gateway on this node.

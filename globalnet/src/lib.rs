@@ -12,6 +12,7 @@ pub mod config;
 
 mod agent;
 mod callers;
+mod flows;
 mod known;
 mod snapshot;
 mod write;
@@ -49,7 +50,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut record_changes = records.watch(RECORDS);
     let mut object_changes = objects.watch(if config.global.is_empty() { SERVICES } else { OBJECTS });
     let wake = Wake::default();
-    let mut agent = Agent::new(config, records, objects, kernel, services);
+    let mut agent = Agent::new(config, records, objects, kernel, services, wake.clone());
     let cause = Cell::new(Cause::default());
     let mut time = interval_at(Instant::now() + reconcile::INTERVAL, reconcile::INTERVAL);
     time.set_missed_tick_behavior(MissedTickBehavior::Delay);

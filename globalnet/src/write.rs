@@ -1,8 +1,10 @@
 //! Writes what was decided: objects for exports, statuses, and the gateways' own addresses.
 //!
-//! One that cannot be written does not keep the others; all that is missing comes again in the next pass.
+//! One that cannot be written does not keep the others, unless nothing can; all that is missing comes again in the next
+//! pass. Of very many a pass writes a part: what others change meanwhile, and who is active, is looked at in between.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use culvert_api::{ClusterGlobalEgressIP, Gateway, GlobalEgressIP, GlobalIngressIP, Record, Time, globalnet};
 use culvert_globalnet_core::{CLUSTER_EGRESS, Decision, Holder, Status};
@@ -12,6 +14,9 @@ use jiff::Timestamp;
 use crate::known::Known;
 use crate::snapshot::{cluster_egress_object, egress_status, ingress_object, ingress_status};
 
+/// How long a pass writes.
+const TIME: Duration = Duration::from_millis(200);
+
 /// Where things are written, and what stood there when it was decided.
 pub(crate) struct Writer<'a> {
     pub(crate) records: &'a Records,
@@ -19,30 +24,78 @@ pub(crate) struct Writer<'a> {
     pub(crate) known: &'a Known,
 }
 
+/// How the writing went.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// What failed, in words.
+    pub(crate) failed: BTreeSet<String>,
+    /// Whether there is more to write.
+    pub(crate) has_more: bool,
+}
+
+/// What a pass may write.
+struct Budget {
+    until: Instant,
+    written: Written,
+    is_away: bool,
+}
+
+impl Budget {
+    fn is_spent(&mut self) -> bool {
+        let is_spent = self.is_away || Instant::now() >= self.until;
+        self.written.has_more |= is_spent && !self.is_away;
+        is_spent
+    }
+
+    fn note(&mut self, outcome: Result<(), StoreError>) {
+        if let Err(error) = outcome {
+            self.is_away |= error.is_away();
+            self.written.failed.insert(error.to_string());
+        }
+    }
+}
+
 impl Writer<'_> {
-    /// Writes everything; returns what failed, in words.
-    pub(crate) async fn write(&self, decision: &Decision) -> BTreeSet<String> {
-        let mut failed = BTreeSet::new();
-        let mut note = |outcome: Result<(), StoreError>| failed.extend(outcome.err().map(|error| error.to_string()));
+    /// Writes everything, or as much as there is time for.
+    pub(crate) async fn write(&self, decision: &Decision) -> Written {
+        let mut budget = Budget { until: Instant::now() + TIME, written: Written::default(), is_away: false };
+        self.write_within(decision, &mut budget).await;
+        budget.written
+    }
+
+    async fn write_within(&self, decision: &Decision, budget: &mut Budget) {
+        let now = Time(Timestamp::now());
         for key in &decision.delete {
-            note(self.objects.delete::<GlobalIngressIP>(&key.namespace, &key.name).await.map(drop));
+            if budget.is_spent() {
+                return;
+            }
+            budget.note(self.objects.delete::<GlobalIngressIP>(&key.namespace, &key.name).await.map(drop));
         }
         for (key, spec) in &decision.apply {
+            if budget.is_spent() {
+                return;
+            }
             let object = ingress_object(key, spec);
-            note(self.objects.apply(&object).await.map(drop));
+            budget.note(self.objects.apply(&object).await.map(drop));
+            if let Some((holder, status)) = decision.statuses.get_key_value(&Holder::Ingress(key.clone())) {
+                budget.note(unless_gone(self.write_status(holder, status, decision, &now).await));
+            }
         }
         if decision.create_cluster_egress {
-            note(unless_there(self.objects.create(&cluster_egress_object()).await));
+            budget.note(unless_there(self.objects.create(&cluster_egress_object()).await));
         }
-        let now = Time(Timestamp::now());
-        for (holder, status) in &decision.statuses {
-            note(unless_gone(self.write_status(holder, status, decision, &now).await));
+        let is_new = |holder: &Holder| matches!(holder, Holder::Ingress(key) if decision.apply.contains_key(key));
+        for (holder, status) in decision.statuses.iter().filter(|(holder, _)| !is_new(holder)) {
+            if budget.is_spent() {
+                return;
+            }
+            budget.note(unless_gone(self.write_status(holder, status, decision, &now).await));
         }
         for (gateway, address) in &decision.gateways {
             let address = address.map(|address| address.to_string());
-            note(self.records.annotate::<Gateway>(gateway, globalnet::GATEWAY_ADDRESS, address.as_deref()).await);
+            budget
+                .note(self.records.annotate::<Gateway>(gateway, globalnet::GATEWAY_ADDRESS, address.as_deref()).await);
         }
-        failed
     }
 
     async fn write_status(

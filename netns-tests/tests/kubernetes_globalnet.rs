@@ -8,8 +8,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use culvert_netns_tests::kubernetes::{
-    BROKER_NAMESPACE, Cluster, Installer, Lab, Plan, Pod, ProxyMode, Web, host_pods, join_line, serve, service_address,
-    state,
+    BROKER_NAMESPACE, Cluster, Installer, Lab, NAMESPACE, Plan, Pod, ProxyMode, Web, host_pods, join_line, serve,
+    service_address, state,
 };
 use culvert_netns_tests::{Binaries, leftovers, wait_for};
 use serde_json::{Value, json};
@@ -49,6 +49,15 @@ impl Site<'_> {
             "metadata": {"name": name, "namespace": "default"},
         });
         self.cluster.apply(&export.to_string()).unwrap();
+    }
+
+    fn ask_for_egress_addresses(&self) {
+        let object = json!({
+            "apiVersion": "submariner.io/v1", "kind": "GlobalEgressIP",
+            "metadata": {"name": "own", "namespace": "default"},
+            "spec": {"numberOfIPs": 2},
+        });
+        self.cluster.apply(&object.to_string()).unwrap();
     }
 
     /// Makes a headless Service before the same web servers, and exports it.
@@ -181,8 +190,26 @@ fn clusters_with_the_same_cidrs_talk_whatever_kube_proxy_does() {
     let rows = shown["globalIps"].as_array().unwrap();
     assert!(rows.iter().all(|row| row["status"] == "allocated"), "{shown:#}");
 
+    for Site { cluster, .. } in &sites {
+        typed(&lab, &installer, cluster, "diagnose all");
+        let shown = typed(&lab, &installer, cluster, "show versions --output json");
+        let shown: Value = serde_json::from_str(&shown).unwrap();
+        let globalnet = &shown["versions"][2];
+        assert_eq!((&globalnet["component"], &globalnet["running"]), (&json!("culvert-globalnet"), &json!(["1"])));
+        let logs = format!("logs --namespace {NAMESPACE} --selector app=culvert-globalnet --tail -1");
+        let logs = cluster.kubectl(&logs).unwrap().to_lowercase();
+        for lacking in ["forbidden", "not permitted"] {
+            assert!(!logs.contains(lacking), "{}: {logs}", cluster.name());
+        }
+    }
+
     for site in sites.iter().rev() {
+        site.ask_for_egress_addresses();
         typed(&lab, &installer, site.cluster, "uninstall --yes");
+        // What users export is not Globalnet's alone.
+        let left = site.cluster.kubectl("get customresourcedefinitions --output name").unwrap();
+        let definition = "customresourcedefinition.apiextensions.k8s.io/serviceexports.multicluster.x-k8s.io";
+        assert_eq!(left.trim(), definition, "{}", site.name());
         for node in &site.cluster.nodes {
             assert_eq!(leftovers(&node.namespace).unwrap(), Vec::<String>::new());
         }

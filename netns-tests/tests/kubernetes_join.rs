@@ -396,7 +396,9 @@ fn two_clusters_join_by_command_alone_and_leave_nothing() {
     assert!(!exists(west, &format!("namespace {NAMESPACE}")));
     assert_eq!(pools(west, "").unwrap().into_keys().collect::<Vec<_>>(), ["default-ipv4-ippool"]);
     for kind in ["clusterrole", "clusterrolebinding"] {
-        assert!(!exists(west, &format!("{kind} culvert-route-agent-calico")));
+        for name in ["culvert-route-agent-calico", "culvert-globalnet"] {
+            assert!(!exists(west, &format!("{kind} {name}")));
+        }
     }
     west.kubectl("delete customresourcedefinition ippools.projectcalico.org").unwrap();
     assert_eq!(west.kubectl("get customresourcedefinitions --output name").unwrap(), "");

@@ -30,9 +30,9 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Measures the packets' way beside what it is compared with, or the control plane; needs root.
+    /// Measures the packets' way beside what it is compared with, the control plane, or Globalnet; needs root.
     Bench {
-        /// Which bench, and what it takes: `path --rounds 3`, `control`; `path --help` tells all.
+        /// Which bench, and what it takes: `path --rounds 3`, `control`, `globalnet`; `path --help` tells all.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },

@@ -101,6 +101,11 @@ impl Process {
         bail!("{} does not run on {}", program.file_name(), node.name)
     }
 
+    /// Names a daemon by its process id.
+    pub(crate) fn of(id: u32) -> Self {
+        Self { directory: PathBuf::from("/proc").join(id.to_string()) }
+    }
+
     /// Reads what it has used until now.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ pub use applicants::{CLUSTER_EGRESS, CLUSTER_EGRESS_NUMBER, MAX_ADDRESSES};
 pub use cluster::{Endpoints, ObjectKey, Pod, Port, Service, ServiceEndpoint};
 pub use conditions::{ALLOCATED, CONFLICTED};
 pub use lingering::Lingering;
-pub use nat::{REFUSED, desired, from_cable};
+pub use nat::{REFUSED, UNTRANSLATED, desired, from_cable};
 pub use objects::{
     Condition, Decision, EgressObject, FoundStatus, Holder, IngressObject, IngressSpec, Inputs, Memory, Status, Target,
     UnclearExports,

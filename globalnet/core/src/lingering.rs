@@ -22,11 +22,11 @@ impl Lingering {
     /// Takes which backends serve no more, and returns those whose flows are to be forgotten now.
     pub fn forgotten(
         &mut self,
-        gone: &[(Frontend, Backend)],
+        gone: &BTreeSet<(Frontend, Backend)>,
         served: &Services,
         endpoints: &BTreeMap<ObjectKey, Vec<Endpoints>>,
-    ) -> Vec<(Frontend, Backend)> {
-        let (ending, mut forgotten): (Vec<_>, Vec<_>) =
+    ) -> BTreeSet<(Frontend, Backend)> {
+        let (ending, mut forgotten): (BTreeSet<_>, BTreeSet<_>) =
             gone.iter().copied().partition(|(frontend, _)| frontend.protocol == Protocol::Tcp);
         self.all.extend(ending);
         if self.all.is_empty() {
@@ -40,7 +40,7 @@ impl Lingering {
         let slices = endpoints.values().flatten().flat_map(|slice| &slice.endpoints);
         let there: BTreeSet<IpAddr> =
             slices.map(|endpoint| endpoint.address).filter(|address| wanted.contains(address)).collect();
-        forgotten.extend(self.all.iter().filter(|(_, backend)| !there.contains(&backend.address)));
+        forgotten.extend(self.all.iter().filter(|(_, backend)| !there.contains(&backend.address)).copied());
         self.all.retain(|(_, backend)| there.contains(&backend.address));
         forgotten
     }
@@ -63,15 +63,15 @@ mod tests {
         let endpoints = BTreeMap::from([(ObjectKey::default(), vec![slice])]);
         let (none, mut lingering) = (Services::new(), Lingering::default());
 
-        assert_eq!(lingering.forgotten(&[tcp, udp], &none, &endpoints), [udp]);
-        assert_eq!(lingering.forgotten(&[], &none, &endpoints), []);
+        assert_eq!(lingering.forgotten(&[tcp, udp].into(), &none, &endpoints), [udp].into());
+        assert_eq!(lingering.forgotten(&[].into(), &none, &endpoints), [].into());
         let mut again = lingering.clone();
-        assert_eq!(lingering.forgotten(&[], &none, &BTreeMap::new()), [tcp]);
+        assert_eq!(lingering.forgotten(&[].into(), &none, &BTreeMap::new()), [tcp].into());
         assert_eq!(lingering, Lingering::default());
 
         // One that is ready again has nothing to be forgotten.
         let service = Service { backends: BTreeMap::from([(backend, 1)]), affinity: None };
-        assert_eq!(again.forgotten(&[], &Services::from([(tcp.0, service)]), &endpoints), []);
+        assert_eq!(again.forgotten(&[].into(), &Services::from([(tcp.0, service)]), &endpoints), [].into());
         assert_eq!(again, Lingering::default());
     }
 }

@@ -31,6 +31,9 @@ const TABLE: &str = "culvert_globalnet";
 /// Counter of packets to global addresses of this cluster that nobody holds, or at which nobody serves.
 pub const REFUSED: &str = "refused";
 
+/// Counter of packets that would have left by a cable with a source that is not global: the cluster has no address left.
+pub const UNTRANSLATED: &str = "untranslated";
+
 /// Where VXLAN cables have their own addresses (Submariner chapter 4.9): no global address is for them.
 const VTEPS: &str = "241.0.0.0/8";
 
@@ -54,8 +57,8 @@ pub fn from_cable() -> String {
 }
 
 fn table(addresses: &GlobalAddresses) -> Table {
-    let mut table = Table { counters: BTreeSet::from([REFUSED.to_owned()]), ..Table::default() };
-    let (mut ingress, mut egress, mut input) = (Vec::new(), Vec::new(), Vec::new());
+    let mut table = Table { counters: BTreeSet::from([REFUSED, UNTRANSLATED].map(str::to_owned)), ..Table::default() };
+    let (mut ingress, mut egress, mut input, mut guard) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for family in IpFamily::ALL {
         let of_family = |address: &&IpAddr| IpFamily::of(**address) == family;
         let Words { ip, key, echo } = words(family);
@@ -88,6 +91,9 @@ fn table(addresses: &GlobalAddresses) -> Table {
             let except = if family == IpFamily::V4 { format!("ip daddr != {VTEPS} ") } else { String::new() };
             egress.push(format!("oifname @cables {except}{}", spread(ip, &cluster)));
         }
+        // A flow is confirmed behind this, so what is dropped begins anew with its next packet.
+        let except = if family == IpFamily::V4 { format!("ip saddr != {VTEPS} ") } else { String::new() };
+        guard.push(format!("oifname @cables {ip} saddr != @cidrs{family} {except}counter name {UNTRANSLATED} drop"));
         input.push(format!("{ip} daddr @answering{family} {echo} accept"));
         input.push(format!("{ip} daddr @cidrs{family} goto refuse"));
     }
@@ -101,6 +107,7 @@ fn table(addresses: &GlobalAddresses) -> Table {
     table.chains.extend([
         ("ingress".to_owned(), hooked("nat", "prerouting", -111, ingress)),
         ("egress".to_owned(), hooked("nat", "postrouting", 80, egress)),
+        ("guard".to_owned(), hooked("filter", "postrouting", 110, guard)),
         ("input".to_owned(), hooked("filter", "input", -5, input)),
         ("refuse".to_owned(), refuse()),
     ]);

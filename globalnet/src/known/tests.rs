@@ -15,6 +15,7 @@ use super::*;
 
 fn config(is_global: bool) -> Config {
     Config {
+        local: Vec::new(),
         cluster: "east".parse().unwrap(),
         global: is_global.then(|| "242.1.0.0/28".parse().unwrap()).into_iter().collect(),
         records: Location::from("/r"),
@@ -102,17 +103,15 @@ impl<R> Default for Kept<R> {
 impl World {
     fn seen(&self, unclear: Option<(&str, &str)>, is_global: bool) -> Seen {
         Seen {
+            gateways: self.gateways.listing(unclear),
+            ingress: self.ingress.listing(unclear),
+            egress: self.egress.listing(unclear),
+            cluster_egress: self.cluster_egress.listing(unclear),
             endpoints: Kept::default().listing(None),
             services: self.services.listing(unclear),
             slices: self.slices.listing(unclear),
-            global: is_global.then(|| Global {
-                pods: self.pods.listing(unclear),
-                exports: self.exports.listing(unclear),
-                gateways: self.gateways.listing(unclear),
-                ingress: self.ingress.listing(unclear),
-                egress: self.egress.listing(unclear),
-                cluster_egress: self.cluster_egress.listing(unclear),
-            }),
+            global: is_global
+                .then(|| Global { pods: self.pods.listing(unclear), exports: self.exports.listing(unclear) }),
         }
     }
 
@@ -201,9 +200,7 @@ fn an_export_keeps_its_object_while_what_it_rests_on_cannot_be_read() {
     assert!(unreadable.snapshot.inputs.unclear.contains(&gateway));
     // The object itself can be read.
     let mut seen = world.seen(Some(service), true);
-    if let Some(global) = &mut seen.global {
-        global.ingress = world.ingress.listing(None);
-    }
+    seen.ingress = world.ingress.listing(None);
     let decision = allocate(&Known::of(&config(true), seen).snapshot.inputs, &Memory::default());
     assert_eq!(decision.delete.into_iter().map(|key| key.name).collect::<Vec<_>>(), ["b"]);
     assert_eq!(decision.addresses.ingress_services.len(), 1);

@@ -36,8 +36,9 @@ pub async fn forget_translated_flows(destinations: &BTreeSet<IpNet>, wanted: &[I
     forget(&["--src-nat"], families, |listing| translated(listing, &subnets, wanted)).await
 }
 
-/// Removes the flows from clients of a service to a backend that serves it no more from connection tracking; the next
-/// packet of each is placed anew. No other flow is touched, not even one to the same backend by another way.
+/// Removes the flows from `clients` of a service to a backend that serves it no more from connection tracking; the next
+/// packet of each is placed anew. No other flow is touched, not even one to the same backend by another way: of clients
+/// elsewhere others have translated the flows, perhaps by the same address.
 ///
 /// A TCP connection that is still alive breaks: its next packet comes to a backend that does not know it and resets it.
 /// Whoever lets connections of an ending pod come to their end keeps the pod out of `gone` until it is away.
@@ -47,10 +48,25 @@ pub async fn forget_translated_flows(destinations: &BTreeSet<IpNet>, wanted: &[I
 /// # Errors
 ///
 /// As [`forget_translated_flows`].
-pub async fn forget_flows_to(gone: &[(Frontend, Backend)]) -> Result<(), KernelError> {
-    let gone: BTreeSet<(Frontend, Backend)> = gone.iter().copied().collect();
+pub async fn forget_flows_to(
+    gone: &BTreeSet<(Frontend, Backend)>,
+    clients: &BTreeSet<IpNet>,
+) -> Result<(), KernelError> {
+    let clients = Subnets::of(clients);
     let families = |family| gone.iter().any(|(frontend, _)| IpFamily::of(frontend.address) == family);
-    forget(&["--dst-nat"], families, |listing| to_backends(listing, &gone)).await
+    forget(&["--dst-nat"], families, |listing| to_backends(listing, gone, &clients)).await
+}
+
+/// Removes the flows to an address that lead to the host beside it, of whatever protocol, from connection tracking.
+///
+/// Works in the network namespace of the calling thread.
+///
+/// # Errors
+///
+/// As [`forget_translated_flows`].
+pub async fn forget_flows_to_hosts(gone: &BTreeSet<(IpAddr, IpAddr)>) -> Result<(), KernelError> {
+    let families = |family| gone.iter().any(|(address, _)| IpFamily::of(*address) == family);
+    forget(&["--dst-nat"], families, |listing| to_hosts(listing, gone)).await
 }
 
 /// Removes the flows to `destinations` that do not leave with a source of `sources` from connection tracking: they began
@@ -67,7 +83,7 @@ pub async fn forget_flows_not_from(destinations: &BTreeSet<IpNet>, sources: &[Ip
     forget(&[], families, |listing| not_from(listing, &subnets, sources)).await
 }
 
-/// Removes the flows to `frontends` that nobody translated from connection tracking: they began before the service did, and
+/// Removes the flows from `clients` to `frontends` that nobody translated from connection tracking: they began before the service did, and
 /// a client that keeps its port would go on with them for ever.
 ///
 /// Works in the network namespace of the calling thread.
@@ -75,10 +91,10 @@ pub async fn forget_flows_not_from(destinations: &BTreeSet<IpNet>, sources: &[Ip
 /// # Errors
 ///
 /// As [`forget_translated_flows`].
-pub async fn forget_flows_past(frontends: &[Frontend]) -> Result<(), KernelError> {
-    let frontends: BTreeSet<Frontend> = frontends.iter().copied().collect();
+pub async fn forget_flows_past(frontends: &BTreeSet<Frontend>, clients: &BTreeSet<IpNet>) -> Result<(), KernelError> {
+    let clients = Subnets::of(clients);
     let families = |family| frontends.iter().any(|frontend| IpFamily::of(frontend.address) == family);
-    forget(&[], families, |listing| past(listing, &frontends)).await
+    forget(&[], families, |listing| past(listing, frontends, &clients)).await
 }
 
 /// Lists flows, of those families that are meant, and deletes those that `choose` finds in the listing.
@@ -272,16 +288,24 @@ fn seen_as(listing: &str, address: IpAddr, port: Option<u16>) -> BTreeSet<Caller
 }
 
 /// Returns the listed flows to a frontend that the frontend's own address is to answer.
-fn past(listing: &str, frontends: &BTreeSet<Frontend>) -> BTreeSet<Flow> {
+fn past(listing: &str, frontends: &BTreeSet<Frontend>, clients: &Subnets<'_>) -> BTreeSet<Flow> {
     flows_of(listing, |listed| {
         listed.answers_from.0 == listed.flow.destination
             && listed.frontend().is_some_and(|frontend| frontends.contains(&frontend))
+            && clients.have(listed.flow.source)
     })
 }
 
 /// Returns the listed flows to a frontend that are answered by the backend beside it.
-fn to_backends(listing: &str, gone: &BTreeSet<(Frontend, Backend)>) -> BTreeSet<Flow> {
-    flows_of(listing, |listed| listed.service().is_some_and(|service| gone.contains(&service)))
+fn to_backends(listing: &str, gone: &BTreeSet<(Frontend, Backend)>, clients: &Subnets<'_>) -> BTreeSet<Flow> {
+    flows_of(listing, |listed| {
+        listed.service().is_some_and(|service| gone.contains(&service)) && clients.have(listed.flow.source)
+    })
+}
+
+/// Returns the listed flows to an address that are answered by the host beside it.
+fn to_hosts(listing: &str, gone: &BTreeSet<(IpAddr, IpAddr)>) -> BTreeSet<Flow> {
+    flows_of(listing, |listed| gone.contains(&(listed.flow.destination, listed.answers_from.0)))
 }
 
 fn flows_of(listing: &str, is_meant: impl Fn(&Listed) -> bool) -> BTreeSet<Flow> {
@@ -331,9 +355,12 @@ icmp     1 26 src=10.2.2.7 dst=242.0.0.1 type=8 code=0 id=29 src=10.1.2.2 dst=10
 ";
         let frontend = Frontend { address: "242.0.0.1".parse().unwrap(), protocol: Protocol::Udp, port: 53 };
         let gone = BTreeSet::from([(frontend, Backend { address: "10.1.2.2".parse().unwrap(), port: 5353 })]);
-        let flows = to_backends(listing, &gone);
-        let sources: Vec<String> = flows.iter().map(|flow| flow.source.to_string()).collect();
-        assert_eq!(sources, ["10.2.2.2"]);
+        let sources = |flows: BTreeSet<Flow>| flows.iter().map(|flow| flow.source.to_string()).collect::<Vec<_>>();
+        let (all, others) = (["10.2.0.0/16".parse().unwrap()].into(), ["10.3.0.0/16".parse().unwrap()].into());
+        assert_eq!(sources(to_backends(listing, &gone, &Subnets::of(&all))), ["10.2.2.2"]);
+        assert_eq!(sources(to_backends(listing, &gone, &Subnets::of(&others))), Vec::<String>::new());
+        let hosts = BTreeSet::from([("242.0.0.1".parse().unwrap(), "10.1.2.3".parse().unwrap())]);
+        assert_eq!(sources(to_hosts(listing, &hosts)), ["10.2.2.3"]);
     }
 
     #[test]
@@ -346,8 +373,9 @@ udp      17 20 src=10.2.2.5 dst=242.2.0.7 sport=4000 dport=53 src=242.2.0.7 dst=
 icmp     1 26 src=10.2.2.6 dst=242.2.0.7 type=8 code=0 id=29 [UNREPLIED] src=242.2.0.7 dst=10.2.2.6 type=0 code=0 id=29 mark=0 use=1
 ";
         let sources = |flows: BTreeSet<Flow>| flows.iter().map(|flow| flow.source.to_string()).collect::<Vec<_>>();
+        let clients = BTreeSet::from(["10.2.0.0/16".parse().unwrap()]);
         let frontend = Frontend { address: "10.96.0.7".parse().unwrap(), protocol: Protocol::Udp, port: 53 };
-        assert_eq!(sources(past(listing, &BTreeSet::from([frontend]))), ["10.2.2.2"]);
+        assert_eq!(sources(past(listing, &BTreeSet::from([frontend]), &Subnets::of(&clients))), ["10.2.2.2"]);
         let caller = |address: &str, port| {
             let found = seen_as(listing, address.parse().unwrap(), port);
             found.iter().map(|caller| (caller.source.0.to_string(), caller.source.1)).collect::<Vec<_>>()

@@ -22,7 +22,10 @@ use culvert_netstate::{Plan, State, diff};
 pub use changes::Changes;
 pub use error::KernelError;
 pub use facts::{Interface, NodeFacts, RouteInfo, RouteLookup, node_facts, route_to};
-pub use flows::{Caller, callers, forget_flows_not_from, forget_flows_past, forget_flows_to, forget_translated_flows};
+pub use flows::{
+    Caller, callers, forget_flows_not_from, forget_flows_past, forget_flows_to, forget_flows_to_hosts,
+    forget_translated_flows,
+};
 pub use nft::nft_counters;
 pub use services::{ServiceReport, ServiceTable};
 

@@ -39,6 +39,15 @@ pub struct JoinRequest {
     pub claims: Vec<IpNet>,
 }
 
+/// What the broker file's account may do for a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinRights {
+    /// Make it a role of its own, and ask for a token that expires.
+    OwnRole,
+    /// What `subctl join` does, and no more.
+    Submariner,
+}
+
 /// How a member reaches its broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerCredentials {
@@ -98,39 +107,53 @@ impl BrokerCredentials {
     }
 }
 
-/// Gives a cluster its account, or repairs it, and asks for a token. `broker` is reached as the broker file says, `ca`
-/// is that file's.
+/// Finds out what the account may do by which a broker is reached. Asked before all else: without these rights the rest
+/// cannot be looked at.
 ///
 /// # Errors
 ///
-/// [`JoinError::Refused`] before anything is changed: the id is another cluster's, a CIDR overlaps another member's, a
-/// right is missing.
+/// [`JoinError::Refused`]: not enough for a join.
+pub async fn join_rights(broker: &Server, member: &Member) -> Result<JoinRights, JoinError> {
+    let Member { broker: namespace, cluster } = member;
+    let lacking = broker.lacking(&own_role_rights(namespace)).await?;
+    if lacking.is_empty() {
+        return Ok(JoinRights::OwnRole);
+    }
+    if broker.lacking(&submariner_rights(namespace)).await?.is_empty() {
+        return Ok(JoinRights::Submariner);
+    }
+    let obstacles = vec![Obstacle::Lacking(list(&lacking))];
+    Err(JoinError::Refused { cluster: cluster.clone(), obstacles })
+}
+
+/// Gives a cluster its account, or repairs it, and asks for a token. `broker` is reached as the broker file says, by an
+/// account with `rights`; `ca` is that file's.
+///
+/// # Errors
+///
+/// [`JoinError::Refused`] before anything is changed: the id is another cluster's, a CIDR overlaps another member's.
 pub async fn prepare_member(
     broker: &Server,
+    rights: JoinRights,
     request: &JoinRequest,
     ca: Option<&[u8]>,
 ) -> Result<BrokerCredentials, JoinError> {
     let Member { broker: namespace, cluster } = &request.member;
-    let lacking = broker.lacking(&own_role_rights(namespace)).await?;
-    let by_submariner = !lacking.is_empty() && broker.lacking(&submariner_rights(namespace)).await?.is_empty();
-    let obstacles = match lacking.is_empty() || by_submariner {
-        true => obstacles(broker, request).await?,
-        // Without these rights the rest cannot be looked at.
-        false => vec![Obstacle::Lacking(list(&lacking))],
-    };
+    let obstacles = obstacles(broker, request).await?;
     if !obstacles.is_empty() {
         return Err(JoinError::Refused { cluster: cluster.clone(), obstacles });
     }
     let name = names::account(cluster);
-    let (token, expires) = if by_submariner {
-        (submariner_token(broker, namespace, &name).await?, None)
-    } else {
-        for object in request.member.objects(&request.identity) {
-            broker.apply(&object).await?;
+    let (token, expires) = match rights {
+        JoinRights::Submariner => (submariner_token(broker, namespace, &name).await?, None),
+        JoinRights::OwnRole => {
+            for object in request.member.objects(&request.identity) {
+                broker.apply(&object).await?;
+            }
+            let lifetime = broker.token_lifetime(namespace).await?.unwrap_or(TOKEN_LIFETIME);
+            let granted = broker.request_token(namespace, &name, lifetime).await?;
+            (granted.token, Some(granted.expires))
         }
-        let lifetime = broker.token_lifetime(namespace).await?.unwrap_or(TOKEN_LIFETIME);
-        let granted = broker.request_token(namespace, &name, lifetime).await?;
-        (granted.token, Some(granted.expires))
     };
     Ok(BrokerCredentials { namespace: namespace.clone(), token, expires, ca: ca.map(<[u8]>::to_vec) })
 }

@@ -41,7 +41,7 @@ pub use globalnet::{Allocation, Globalnet, GlobalnetError, GlobalnetWish, Wish};
 pub use globalnet_records::{AllocationError, Asked};
 pub use install::{Existing, InstallError};
 pub use installation::{GatewayNodes, Installation, LocalObstacle, Settings};
-pub use join::{BrokerCredentials, JoinError, JoinRequest, Obstacle, prepare_member, renew};
+pub use join::{BrokerCredentials, JoinError, JoinRequest, JoinRights, Obstacle, join_rights, prepare_member, renew};
 pub use member::Member;
 pub use networks::{Discovered, Facts, Found, Networks, NetworksError};
 pub use object::{Kind, ObjectRef};

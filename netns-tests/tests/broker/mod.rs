@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use culvert_api::ClusterSpec;
 use culvert_netns_tests::Binaries;
-use culvert_setup::{BrokerCredentials, BrokerInfo, JoinError, JoinRequest, Member, Server, prepare_member, read};
+use culvert_setup::{
+    BrokerCredentials, BrokerInfo, JoinError, JoinRequest, Member, Server, join_rights, prepare_member, read,
+};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchParams};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -48,7 +50,8 @@ impl Broker {
             claims: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
         };
         let server = Server::of_broker(&self.info).await.unwrap();
-        prepare_member(&server, &request, self.info.ca.as_deref()).await
+        let rights = join_rights(&server, &request.member).await?;
+        prepare_member(&server, rights, &request, self.info.ca.as_deref()).await
     }
 
     /// Joins, and returns the member as a caller.

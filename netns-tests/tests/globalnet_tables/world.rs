@@ -196,7 +196,9 @@ impl World {
             let report = self.kernel.converge(&desired(&addresses)).await.unwrap();
             assert!(report.failed.is_empty(), "{report:?}");
             let report = self.services.converge(&served(&addresses, &services, &endpoints)).await.unwrap();
-            forget_flows_to(&report.gone).await.unwrap();
+            // Whoever comes by a cable, by either family.
+            let clients = ["242.0.0.0/8", "fd00::/8"].map(|subnet| subnet.parse().unwrap()).into();
+            forget_flows_to(&report.gone.into_iter().collect(), &clients).await.unwrap();
         });
     }
 
