@@ -37,8 +37,10 @@ impl Inputs {
 
     /// Returns the namespaces whose pods have a say: for the others' sake a pass changes nothing.
     pub fn namespaces_of_pods(&self) -> BTreeSet<&str> {
-        let headless = self.exports.iter().filter(|export| self.reads_endpoints_of(export));
-        self.egress.keys().chain(headless).map(|key| key.namespace.as_str()).collect()
+        // Few are headless, and all may be exported.
+        let headless = self.services.iter().filter(|(_, service)| service.is_headless).map(|(key, _)| key);
+        let exported = headless.filter(|key| self.exports.contains(key));
+        self.egress.keys().chain(exported).map(|key| key.namespace.as_str()).collect()
     }
 }
 
