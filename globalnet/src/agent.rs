@@ -161,7 +161,9 @@ impl Agent {
                 let mut decision = allocate(inputs, &self.memory);
                 let is_settled = !known.is_active || decision.is_settled() && decision.memory == self.memory;
                 let decided = Decided::of(&mut decision, inputs, known.is_active, is_settled);
-                touched.extend(self.serving.readdress(&decided.addresses));
+                touched.extend(
+                    self.serving.readdress(before.as_ref().map(|before| &before.addresses), &decided.addresses),
+                );
                 self.is_kernel_due |= before.is_none_or(|before| before.addresses != decided.addresses);
                 (decided, Some(decision))
             }

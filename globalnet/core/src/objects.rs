@@ -63,9 +63,14 @@ impl Inputs {
     /// Returns the namespaces whose pods have a say: for the others' sake a pass changes nothing, unless
     /// [all pods have](Self::reads_all_pods).
     pub fn namespaces_of_pods(&self) -> BTreeSet<&str> {
-        let headless = self.exports.iter().filter(|export| self.reads_endpoints_of(export));
+        let headless = self.exported_headless().map(|(key, _)| key);
         let kept = self.kept_without_clarity(Target::Pod);
         self.egress.keys().chain(headless).chain(kept).map(|key| key.namespace.as_str()).collect()
+    }
+
+    /// Returns the headless Services that are exported. Few are headless, and all may be exported.
+    fn exported_headless(&self) -> impl Iterator<Item = (&ObjectKey, &Service)> {
+        self.services.iter().filter(|(key, service)| service.is_headless && self.exports.contains(*key))
     }
 
     /// Returns the objects of a kind that stay because of what is not understood.
@@ -82,8 +87,7 @@ impl Inputs {
     /// Tells whether pods of all namespaces have a say: where endpoints without pods are exported, they are not to leave as
     /// somebody's pod.
     pub fn reads_all_pods(&self) -> bool {
-        let headless = self.exports.iter().filter(|export| self.reads_endpoints_of(export));
-        headless.filter_map(|export| self.services.get(export)).any(|service| !service.has_selector)
+        self.exported_headless().any(|(_, service)| !service.has_selector)
             || self.kept_without_clarity(Target::Endpoint).next().is_some()
     }
 }

@@ -57,21 +57,38 @@ impl Serving {
         &self.all
     }
 
-    /// Takes who holds which address; returns the services that have others than before, which are to be passed to
-    /// [`Self::update`].
-    pub fn readdress(&mut self, addresses: &GlobalAddresses) -> BTreeSet<ObjectKey> {
-        let new = (!addresses.cidrs.is_empty()).then(|| {
-            let mut by_service: BTreeMap<ObjectKey, BTreeSet<IpAddr>> = BTreeMap::new();
-            for (&address, key) in &addresses.ingress_services {
-                by_service.entry(key.clone()).or_default().insert(address);
+    /// Takes who holds which address `now`, and who did `before`; returns the services that have others, which are to be
+    /// passed to [`Self::update`].
+    pub fn readdress(&mut self, before: Option<&GlobalAddresses>, now: &GlobalAddresses) -> BTreeSet<ObjectKey> {
+        let mut touched = BTreeSet::new();
+        if now.cidrs.is_empty() {
+            return touched;
+        }
+        let all = self.addresses.get_or_insert_default();
+        let mut take = |address: &IpAddr, key: &ObjectKey, all: &mut BTreeMap<ObjectKey, BTreeSet<IpAddr>>| {
+            touched.insert(key.clone());
+            all.entry(key.clone()).or_default().remove(address);
+        };
+        let mut new = Vec::new();
+        let mut old = before.iter().flat_map(|before| &before.ingress_services).peekable();
+        for (address, key) in &now.ingress_services {
+            while let Some((gone, holder)) = old.next_if(|(before, _)| *before < address) {
+                take(gone, holder, all);
             }
-            by_service
-        });
-        let old = std::mem::replace(&mut self.addresses, new).unwrap_or_default();
-        let new = self.addresses.iter().flatten();
-        let begun = new.filter(|(key, addresses)| old.get(*key) != Some(*addresses)).map(|(key, _)| key.clone());
-        let known = |key: &ObjectKey| self.addresses.as_ref().is_some_and(|all| all.contains_key(key));
-        begun.chain(old.keys().filter(|key| !known(key)).cloned()).collect()
+            match old.next_if(|(before, _)| *before == address) {
+                Some((_, holder)) if holder == key => continue,
+                Some((_, holder)) => take(address, holder, all),
+                None => {}
+            }
+            new.push((address, key));
+        }
+        old.for_each(|(gone, holder)| take(gone, holder, all));
+        for (address, key) in new {
+            all.entry(key.clone()).or_default().insert(*address);
+            touched.insert(key.clone());
+        }
+        all.retain(|_, addresses| !addresses.is_empty());
+        touched
     }
 
     /// Looks again at services that changed: their objects, their endpoints, or their addresses.
@@ -258,7 +275,7 @@ mod tests {
                 addresses.cidrs = vec!["242.0.0.0/16".parse().unwrap()];
             }
             let mut serving = Serving::default();
-            serving.readdress(&addresses);
+            serving.readdress(None, &addresses);
             for (name, service, endpoints, address) in steps {
                 let key = ObjectKey { namespace: "shop".to_owned(), name: name.to_string() };
                 match service {
@@ -271,11 +288,12 @@ mod tests {
                 }
                 let mut changed = BTreeSet::from([key.clone()]);
                 if is_global {
+                    let before = addresses.clone();
                     match address {
                         Some(host) => drop(addresses.ingress_services.insert(IpAddr::from([242, 0, 0, host]), key)),
                         None => addresses.ingress_services.retain(|_, holder| *holder != key),
                     }
-                    changed.extend(serving.readdress(&addresses));
+                    changed.extend(serving.readdress(Some(&before), &addresses));
                 }
                 serving.update(&inputs, &changed);
                 prop_assert_eq!(serving.services(), &served(&addresses, &inputs.services, &inputs.endpoints));
