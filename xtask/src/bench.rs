@@ -13,8 +13,7 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
     // Real clusters stand under the control plane's bench; the others need namespaces only.
     let has_clusters = args.first().is_some_and(|bench| bench == "control");
     packages::install(if has_clusters { packages::Purpose::Kubernetes } else { packages::Purpose::Namespaces })?;
-    let mut build =
-        cargo(["build", "--release", "--bins", "--package", "culvert-bench", "--package", "culvert-globalnet"]);
+    let mut build = cargo(["build", "--release", "--bins", "--package", "culvert-bench"]);
     succeed(build.args(BINARIES.iter().flat_map(|name| ["--package", name])))?;
     succeed(Command::new(target_directory()?.join("release/culvert-bench")).args(args))
 }
