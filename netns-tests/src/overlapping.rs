@@ -68,7 +68,8 @@ impl Overlapping {
         Ok(world)
     }
 
-    /// Starts the daemons and waits until the clusters are connected and all services have their addresses.
+    /// Starts the daemons and waits until the clusters are connected, all services have their addresses, and pods of each
+    /// node reach those of the others'.
     pub fn join(&mut self) -> Result<()> {
         let clusters = Self::CLUSTERS.map(|(cluster, _)| cluster);
         self.deployment.start_clusters(&clusters)?;
@@ -76,6 +77,13 @@ impl Overlapping {
         for cluster in clusters {
             for name in ["web", "pod-db-gw", "pod-db-worker"] {
                 self.wait_address(cluster, name)?;
+            }
+        }
+        // Every node has its routes once its pod is answered.
+        for (here, there) in Self::CLUSTERS {
+            for (node, other) in NODES.iter().flat_map(|node| NODES.map(|other| (node, other))) {
+                let to = self.global_address(there, &format!("pod-db-{other}"))?;
+                self.deployment.wait_reachable(&self.pod(here, node), to)?;
             }
         }
         Ok(())
