@@ -87,7 +87,7 @@ async fn open(config: &Config) -> anyhow::Result<(Records, Objects)> {
 /// # Errors
 ///
 /// Names what is left; what could be removed is removed all the same.
-pub async fn uninstall(_config: &Config) -> anyhow::Result<()> {
+pub async fn uninstall() -> anyhow::Result<()> {
     let removed = ServiceTable::remove(SERVICES_NFT).await;
     let report = Kernel::open(Owner::globalnet()).await?.converge(&State::default()).await?;
     removed?;

@@ -25,7 +25,7 @@ async fn start(args: Args) -> anyhow::Result<()> {
     let (uninstall, who_called) = (args.node.uninstall, args.who_called);
     let config = Config::try_from(args)?;
     if uninstall {
-        return culvert_globalnet::uninstall(&config).await;
+        return culvert_globalnet::uninstall().await;
     }
     if let Some(seen) = who_called {
         print!("{}", culvert_globalnet::who_called(&config, seen).await?);

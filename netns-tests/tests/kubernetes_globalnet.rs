@@ -131,6 +131,17 @@ fn headless_pods_are_reached(sites: &[Site<'_>]) {
     sites.iter().for_each(Site::remove_headless);
 }
 
+/// The README's line: which pods stand behind the cluster's addresses, as long as their flows live.
+fn a_gateway_tells_who_called(site: &Site<'_>) {
+    let told = |address: &Ipv4Addr| {
+        let daemon = "daemonset/culvert-globalnet -- /bin/culvert-globalnet";
+        site.cluster.kubectl(&format!("exec --namespace {NAMESPACE} {daemon} --who-called {address}")).unwrap()
+    };
+    let told: String = site.cluster_egress().iter().map(told).collect();
+    let pod = |pod: &Pod| told.contains(&format!(" is pod default/{} ({}:", pod.name, pod.address));
+    assert!(site.web.pods.iter().all(pod), "{told}");
+}
+
 /// What the broker has noted of a cluster's global CIDRs.
 fn allocation(broker: &Cluster, id: &str) -> Vec<String> {
     let map = broker.json(&format!("get configmap submariner-globalnet-info --namespace {BROKER_NAMESPACE}")).unwrap();
@@ -186,6 +197,7 @@ fn clusters_with_the_same_cidrs_talk_whatever_kube_proxy_does() {
     let hosts: Vec<Vec<Pod>> = sites.iter().map(|site| host_pods(site.cluster).unwrap()).collect();
     services_are_reached(&sites, &hosts);
     headless_pods_are_reached(&sites);
+    a_gateway_tells_who_called(&sites[0]);
     let shown: Value = serde_json::from_str(&typed(&lab, &installer, broker, "show global-ips --output json")).unwrap();
     let rows = shown["globalIps"].as_array().unwrap();
     assert!(rows.iter().all(|row| row["status"] == "allocated"), "{shown:#}");

@@ -1,3 +1,5 @@
+//! Objects as users and Submariner write them, well and badly, and what becomes of them on both ways.
+
 use std::collections::BTreeSet;
 
 use culvert_api::{Time, Timestamp};

@@ -69,17 +69,11 @@ impl Server {
     ///
     /// [`AllocationError`]; nothing was changed then.
     pub async fn allocate(&self, broker_namespace: &str, asked: &Asked<'_>) -> Result<Vec<IpNet>, AllocationError> {
-        let work = async {
-            loop {
-                let (globalnet, found) = self.noted(broker_namespace).await?;
-                let Decision { cidrs, change, .. } = self.decide(broker_namespace, &globalnet, asked).await?;
-                if self.note(broker_namespace, change, found.as_ref()).await? {
-                    return Ok(cidrs);
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
+        let decide = async |globalnet: &Globalnet| {
+            let Decision { cidrs, change, .. } = self.decide(broker_namespace, globalnet, asked).await?;
+            Ok((cidrs, change))
         };
-        self.in_time(broker_namespace, work).await
+        self.change(broker_namespace, decide).await
     }
 
     /// Gives a cluster's global CIDRs back; returns them, none if it had none.
@@ -88,17 +82,10 @@ impl Server {
     ///
     /// [`AllocationError`].
     pub async fn give_back(&self, broker_namespace: &str, cluster: &str) -> Result<Vec<IpNet>, AllocationError> {
-        let work = async {
-            loop {
-                let (globalnet, found) = self.noted(broker_namespace).await?;
-                let change = globalnet.give_back(cluster, now());
-                if self.note(broker_namespace, change, found.as_ref()).await? {
-                    return Ok(globalnet.cidrs_of(cluster).to_vec());
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
+        let give_back = async |globalnet: &Globalnet| {
+            Ok((globalnet.cidrs_of(cluster).to_vec(), globalnet.give_back(cluster, now())))
         };
-        self.in_time(broker_namespace, work).await
+        self.change(broker_namespace, give_back).await
     }
 
     /// Brings what a broker has noted to what `deploy-broker` was told; allocations stay. Returns what it is then.
@@ -111,17 +98,32 @@ impl Server {
         broker_namespace: &str,
         wish: &GlobalnetWish,
     ) -> Result<Globalnet, AllocationError> {
+        let configure = async |globalnet: &Globalnet| {
+            let change = globalnet.configured(wish)?;
+            Ok((change.clone().unwrap_or_else(|| globalnet.clone()), change))
+        };
+        self.change(broker_namespace, configure).await
+    }
+
+    /// Decides on what is noted and writes the change, anew as often as somebody else was faster.
+    async fn change<T>(
+        &self,
+        broker_namespace: &str,
+        decide: impl AsyncFn(&Globalnet) -> Result<(T, Option<Globalnet>), AllocationError>,
+    ) -> Result<T, AllocationError> {
         let work = async {
             loop {
                 let (globalnet, found) = self.noted(broker_namespace).await?;
-                let change = globalnet.configured(wish)?;
-                if self.note(broker_namespace, change.clone(), found.as_ref()).await? {
-                    return Ok(change.unwrap_or(globalnet));
+                let (result, change) = decide(&globalnet).await?;
+                if self.note(broker_namespace, change, found.as_ref()).await? {
+                    return Ok(result);
                 }
                 tokio::time::sleep(PAUSE).await;
             }
         };
-        self.in_time(broker_namespace, work).await
+        let what = || ObjectRef::new(Kind::CONFIG_MAP, broker_namespace, NAME).to_string();
+        let timed_out = |_| AllocationError::Server(self.too_long(what(), PATIENCE.as_secs()));
+        tokio::time::timeout(PATIENCE, work).await.map_err(timed_out)?
     }
 
     async fn decide(
@@ -154,16 +156,6 @@ impl Server {
             Some(_) => self.replace(&config_map).await,
             None => self.create(&config_map).await,
         }
-    }
-
-    async fn in_time<T>(
-        &self,
-        broker_namespace: &str,
-        work: impl Future<Output = Result<T, AllocationError>>,
-    ) -> Result<T, AllocationError> {
-        let what = || ObjectRef::new(Kind::CONFIG_MAP, broker_namespace, NAME).to_string();
-        let timed_out = |_| AllocationError::Server(self.too_long(what(), PATIENCE.as_secs()));
-        tokio::time::timeout(PATIENCE, work).await.map_err(timed_out)?
     }
 }
 

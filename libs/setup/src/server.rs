@@ -186,10 +186,7 @@ impl Server {
     pub async fn create(&self, object: &Value) -> Result<bool, ServerError> {
         let reference = ObjectRef::of(object);
         let api = self.api(reference.kind, reference.namespace.as_deref());
-        let error =
-            |message: String| ServerError::Answer { server: self.url.clone(), what: reference.to_string(), message };
-        let typed = serde_json::from_value(object.clone()).map_err(|cause| error(cause.to_string()))?;
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let (typed, params) = self.whole(&reference, object)?;
         match ask(|| api.create(&params, &typed)).await {
             Ok(_) => Ok(true),
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
@@ -205,16 +202,24 @@ impl Server {
     pub async fn replace(&self, object: &Value) -> Result<bool, ServerError> {
         let reference = ObjectRef::of(object);
         let api = self.api(reference.kind, reference.namespace.as_deref());
-        let error =
-            |message: String| ServerError::Answer { server: self.url.clone(), what: reference.to_string(), message };
-        let typed = serde_json::from_value(object.clone()).map_err(|cause| error(cause.to_string()))?;
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let (typed, params) = self.whole(&reference, object)?;
         match ask(|| api.replace(&reference.name, &params, &typed)).await {
             Ok(_) => Ok(true),
             // One that is gone meanwhile has changed too.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
             Err(error) => Err(self.error(reference.to_string(), &error)),
         }
+    }
+
+    /// Returns an object as a request that writes all of it has it.
+    fn whole(&self, reference: &ObjectRef, object: &Value) -> Result<(DynamicObject, PostParams), ServerError> {
+        let typed = serde_json::from_value(object.clone()).map_err(|cause| ServerError::Answer {
+            server: self.url.clone(),
+            what: reference.to_string(),
+            message: cause.to_string(),
+        })?;
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        Ok((typed, params))
     }
 
     /// Reads an object; `None` if there is none, or if the server does not know its kind.
