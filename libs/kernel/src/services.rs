@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::{io, mem};
 
 use culvert_model::{Frontend, IpFamily};
+use culvert_netstate::nft::render_delete;
 use culvert_services::{Backend, Change, Element, Placed, Services, Table, Target, changed};
 
 use self::element::Stranger;
@@ -130,9 +131,7 @@ impl ServiceTable {
     ///
     /// [`KernelError::Nft`] with nft's own words.
     pub async fn remove(name: &str) -> Result<(), KernelError> {
-        // Adding it first makes deleting it succeed.
-        let script = format!("add table inet {name}\ndelete table inet {name}\n");
-        nft::run(&["-f", "-"], &script).await.map(drop)
+        nft::run(&["-f", "-"], &render_delete(name)).await.map(drop)
     }
 
     /// Returns what the table has at the present generation, `None` if that is no longer what we know.
@@ -172,8 +171,7 @@ impl ServiceTable {
         if let Err(error) = nft::run(&["-f", "-"], &script).await {
             // Maps or base chains of another kind can only be made anew.
             tracing::warn!(table = name, %error, "the table of services is made anew");
-            let script = format!("add table inet {name}\ndelete table inet {name}\n{script}");
-            nft::run(&["-f", "-"], &script).await?;
+            nft::run(&["-f", "-"], &(render_delete(&name) + &script)).await?;
         }
         let rules = script.lines().filter(|line| line.starts_with("add rule ")).count();
         if let Some(held) = self.read_settled(rules)? {
@@ -181,7 +179,7 @@ impl ServiceTable {
         }
         // Rules in a chain that is none of ours are there to stay.
         tracing::warn!(table = name, "the table of services has what is not ours; it is made anew");
-        nft::run(&["-f", "-"], &format!("add table inet {name}\ndelete table inet {name}\n{script}")).await?;
+        nft::run(&["-f", "-"], &(render_delete(&name) + &script)).await?;
         self.read_settled(rules)?.ok_or(KernelError::ServicesBusy { table: name })
     }
 
